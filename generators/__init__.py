@@ -1,0 +1,1 @@
+"""Generator role: concepts -> captions -> images -> groups."""

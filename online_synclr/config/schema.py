@@ -1,0 +1,350 @@
+"""The settings, section by section.
+
+Units are in the names (`_s` seconds, `_px` pixels, `_bytes`). Figures named "paper" come from
+SynCLR, arXiv 2312.17742; "StableRep" is arXiv 2306.00984; "iBOT" is arXiv 2111.07832.
+Nothing here imports torch: the command line must answer a wrong setting in well under a second.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+ScaleRange = tuple[Share, Share]
+
+EMBEDDED = "embedded"
+"""Name of the models that ship with the project, for `captions.model` and `images.model`."""
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused, values cannot be changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class RunConfig(Section):
+    """The run as a whole."""
+
+    dir: Path = Field(Path("runs/default"), description="Run folder.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of concepts, captions, noise, crops.")
+    resume: Literal["never", "auto"] | Path = Field(
+        "auto",
+        description="`auto`: continue from the run folder's newest complete checkpoint, if any; "
+        "`never`: refuse a folder that has one; a path: that checkpoint.",
+    )
+    grace_s: Positive = Field(
+        20.0, description="Time to leave in after a stop request (torchrun kills after 30 s)."
+    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cpu_threads: CountOrZero = Field(
+        0, description="Torch threads of each rank on CPU; 0 shares the cores between the ranks."
+    )
+
+
+class TopologyConfig(Section):
+    """Ranks per node by role; the one left out takes the rest of the node's ranks."""
+
+    generators: CountOrZero | None = Field(None, description="Generator ranks on each node.")
+    trainers: CountOrZero | None = Field(None, description="Trainer ranks on each node.")
+
+
+class StreamConfig(Section):
+    """The wire between generators and trainers."""
+
+    transport: Literal["auto", "ipc", "tcp"] = Field(
+        "auto", description="`auto`: ipc when every rank is on this host, else tcp."
+    )
+    host: str = Field("127.0.0.1", description="Address trainers bind with tcp; loopback only.")
+    port: int = Field(
+        0, ge=0, le=65535, description="First tcp port; trainer i takes port + i; 0: any free one."
+    )
+    fan_out: CountOrZero = Field(0, description="Trainers one generator serves; 0 means all.")
+    credits_per_generator: Count = Field(
+        16, description="Most groups one generator may have in flight to one trainer."
+    )
+    encoding: Literal["raw", "jpeg"] = Field(
+        "raw", description="jpeg pays on links slower than 2-4 Gb/s a core."
+    )
+    jpeg_quality: int = Field(95, ge=50, le=100)
+    heartbeat_s: Positive = Field(2.0, description="A generator sends STATUS at least this often.")
+    silence_s: Positive = Field(30.0, description="A peer silent for this long counts as dead.")
+    max_group_bytes: Count = Field(64 * 2**20, description="Largest payload accepted.")
+
+
+class CaptionFilterConfig(Section):
+    """What a written caption must be to be rendered."""
+
+    min_words: Count = 3
+    max_words: Count = 40
+    require_concept: bool = Field(True, description="The concept must be named in the caption.")
+    history: Count = Field(2**18, description="Captions remembered to refuse repeats.")
+
+
+class VllmConfig(Section):
+    """Settings of the vLLM engine, in the generator child or behind `server: per_node`."""
+
+    gpu_memory_utilization: Share = 0.3
+    kv_cache_memory_bytes: CountOrZero = Field(0, description="0: vLLM decides.")
+    dtype: str = "auto"
+    max_model_len: Count = 1024
+    enforce_eager: bool = False
+    server_device: CountOrZero | None = Field(
+        None, description="GPU of the node's server; none: that of the node's first generator."
+    )
+
+
+class CaptionsConfig(Section):
+    """The LLM and what it is asked."""
+
+    backend: Literal["auto", "vllm", "openai", "transformers", "template"] = "auto"
+    server: Literal["none", "per_node"] = Field(
+        "none", description="`per_node`: the run starts and watches one `vllm serve` on each node."
+    )
+    model: str = Field(EMBEDDED, description="Hub id, folder, or `embedded`.")
+    bank: Path = Field(Path("concepts/paper.yaml"), description="Concept bank.")
+    url: str = Field("", description="OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1.")
+    api_key_env: str = Field("OPENAI_API_KEY", description="Variable that holds the key, if any.")
+    temperature: NonNegative = 0.8
+    top_p: Share = 0.9
+    max_tokens: Count = 64
+    batch_captions: Count = Field(64, description="Prompts given to the LLM at once.")
+    queue_captions: Count = Field(512, description="Captions written ahead of the renderer.")
+    concurrency: Count = Field(16, description="openai: requests under way at once.")
+    timeout_s: Positive = Field(60.0, description="openai: time-out of one request.")
+    retries: CountOrZero = Field(5, description="openai: tries after the first, with back-off.")
+    filter: CaptionFilterConfig = CaptionFilterConfig()
+    vllm: VllmConfig = VllmConfig()
+
+
+class ImagesConfig(Section):
+    """The text-to-image pipeline."""
+
+    backend: Literal["diffusers", "synthetic"] = "diffusers"
+    model: str = Field(EMBEDDED, description="Hub id, folder, or `embedded`.")
+    revision: str | None = None
+    variant: str | None = Field(None, description="Weights variant on the hub, e.g. fp16.")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    per_caption: Count = Field(4, description="m, images of a group (paper: 4).")
+    steps: Count = Field(50, description="Denoising steps (paper: 50 DDIM).")
+    guidance: NonNegative = Field(2.5, description="Classifier-free guidance scale (paper: 2.5).")
+    scheduler: Literal[
+        "model", "ddim", "dpmsolver++", "euler", "euler_ancestral", "lcm", "unipc"
+    ] = Field("model", description="`model`: the one the pipeline was saved with.")
+    scheduler_args: dict[str, Any] = Field(
+        {}, description="Given to the scheduler's from_config, e.g. timestep_spacing: trailing."
+    )
+    lora: str | None = Field(None, description="LoRA weights to fuse, e.g. an LCM-LoRA's hub id.")
+    vae: str | None = Field(None, description="A smaller decoder, e.g. madebyollin/taesd.")
+    negative_prompt: str = ""
+    render_px: Count = Field(512, description="Side rendered.")
+    send_px: Count = Field(256, description="Side sent to the trainers (area-averaged).")
+    batch_groups: Count = Field(4, description="Captions rendered together.")
+    channels_last: bool = False
+    min_contrast: NonNegative = Field(
+        2.0,
+        description="Quality gate: a group with an image whose pixel standard deviation (0-255) "
+        "is below this is discarded (blank or censored pictures).",
+    )
+    rate_images_per_s: NonNegative = Field(
+        0.0, description="synthetic: images a second and generator; 0 means as fast as it goes."
+    )
+
+
+class GeneratorsConfig(Section):
+    """The generator ranks' processes."""
+
+    queue_groups: Count = Field(8, description="Rendered groups held while no credit is there.")
+    stall_s: Positive = Field(600.0, description="No progress for this long: the child is ended.")
+    restarts_per_hour: CountOrZero = Field(6, description="Engine restarts before the rank idles.")
+    backoff_s: Positive = Field(2.0, description="Pause before the first restart; then doubled.")
+    goodbye_s: Positive = Field(20.0, description="Longest wait for the trainers' BYE.")
+
+
+class PoolConfig(Section):
+    """A trainer rank's memory of groups and its rate limiter (docs/architecture.md, Limiter)."""
+
+    max_bytes: Count = Field(4 * 2**30, description="Images held, groups in flight included.")
+    samples_per_insert: Positive = Field(
+        2.0, description="Reuse r: uses of a group, on average, for each group received."
+    )
+    max_reuse: Count = Field(4, description="Most uses of one group.")
+    min_groups: Count | None = Field(
+        None, description="Groups before the first step; none: two local batches."
+    )
+    error_buffer: Positive | None = Field(
+        None,
+        description="How far, in group-uses, sampling and inserting may run apart from r; none: "
+        "four local batches.",
+    )
+    adaptive_reuse: bool = Field(
+        False, description="Raise r within [samples_per_insert, max_reuse] when groups are short."
+    )
+
+
+class CropsConfig(Section):
+    """Multi-crop (paper: 1 x 224 + 4 x 96; scale ranges from its appendix)."""
+
+    global_px: Count = 224
+    local_px: Count = 96
+    globals_per_image: Count = 1
+    locals_per_image: CountOrZero = 4
+    global_scale: ScaleRange = (0.32, 1.0)
+    local_scale: ScaleRange = (0.08, 0.32)
+
+
+class AugmentConfig(Section):
+    """Batched augmentations; probabilities and strengths of the paper and StableRep."""
+
+    flip: Share = 0.5
+    jitter: Share = 0.8
+    jitter_strength: tuple[NonNegative, NonNegative, NonNegative, NonNegative] = Field(
+        (0.4, 0.4, 0.2, 0.1), description="Brightness, contrast, saturation, hue."
+    )
+    grey: Share = 0.2
+    solarise: Share = Field(0.2, description="Of the second half of the global crops.")
+    global_blur: tuple[Share, Share] = Field(
+        (1.0, 0.1), description="Blur of the first and of the second half of the global crops."
+    )
+    local_blur: Share = 0.5
+    blur_sigma: tuple[Positive, Positive] = Field((0.1, 2.0), description="At 224 px; scaled.")
+    downsample: Share = Field(0.05, description="Random down-and-up before the crop (StableRep).")
+    downsample_px: tuple[Count, ...] = (64, 128)
+
+
+class ContrastiveConfig(Section):
+    """Multi-positive contrastive loss (paper, eq. 1-3; StableRep, eq. 2)."""
+
+    temperature: Positive = 0.08
+    positives: Literal["caption", "image", "concept"] = Field(
+        "caption", description="What makes two crops positives: SynCLR, SimCLR or supervised."
+    )
+    negatives: Literal["all", "other_concepts"] = Field(
+        "all", description="`other_concepts` leaves other captions of the same concept out."
+    )
+    global_weight: NonNegative = 1.0
+    local_weight: NonNegative = 1.0
+    projector_layers: Count = 3
+    projector_hidden: Count = 4096
+    out_dim: Count = 256
+    predictor_layers: CountOrZero = Field(2, description="0: no predictor.")
+    predictor_hidden: Count = 4096
+
+
+class MimConfig(Section):
+    """Masked image modelling (iBOT)."""
+
+    weight: NonNegative = Field(1.0, description="0 leaves the masked-image loss out.")
+    image_share: Share = Field(0.5, description="Of the images, how many are masked.")
+    token_share: Share = Field(0.5, description="Of a masked image's tokens, how many.")
+    prototypes: Count = 65536
+    layers: Count = 3
+    hidden: Count = 2048
+    bottleneck: Count = 256
+    student_temperature: Positive = 0.1
+    teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)
+    teacher_warmup_steps: CountOrZero = 4000
+    sinkhorn_iterations: Count = 3
+
+
+class OptimizerConfig(Section):
+    """AdamW and its schedules."""
+
+    peak_lr: Positive = Field(2e-3, description="At `lr_reference_groups` (paper: 2e-3 for B).")
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    lr_reference_groups: Count = Field(8192, description="Global batch, captions, of `peak_lr`.")
+    final_lr: NonNegative = 1e-6
+    warmup_steps: CountOrZero = 80_000
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    weight_decay: tuple[NonNegative, NonNegative] = Field((0.04, 0.2), description="Start, end.")
+    clip_grad_norm: NonNegative = Field(3.0, description="0: none.")
+    ema: tuple[Share, Share] = Field((0.994, 1.0), description="Teacher momentum: start, end.")
+
+
+class CheckpointConfig(Section):
+    """When a checkpoint is written and how many are kept."""
+
+    every_steps: CountOrZero = Field(1000, description="0: only at the end.")
+    keep: Count = 3
+
+
+class TrainerConfig(Section):
+    """The learning side."""
+
+    steps: Count = 500_000
+    batch_groups: Count = Field(8192, description="Captions of one step over all trainers.")
+    images_per_group: Count | None = Field(
+        None, description="n of a group's m images used a step; none: all."
+    )
+    backbone: str = Field("vit_base_patch16_224", description="timm model name.")
+    backbone_args: dict[str, Any] = Field({}, description="Given to timm.create_model.")
+    drop_path: Share = 0.1
+    pretrained: bool = Field(False, description="Start from timm's weights of that name.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="`auto`: bf16 autocast where the device has fast bf16."
+    )
+    crops: CropsConfig = CropsConfig()
+    augment: AugmentConfig = AugmentConfig()
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+    mim: MimConfig = MimConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    starve_s: Positive = Field(30.0, description="Starved for this long: named in log and console.")
+    shuffle_positives: bool = Field(
+        False,
+        description="Control experiment: the images of different groups are exchanged before the "
+        "loss, so that positives are images of different captions.",
+    )
+
+
+class MonitorConfig(Section):
+    """What is written for people, and how often."""
+
+    log_every_steps: Count = 10
+    console_every_s: Positive = 2.0
+    samples_every_steps: CountOrZero = Field(500, description="Pictures of groups; 0: none.")
+    samples_groups: Count = 8
+    knn_every_steps: CountOrZero = Field(0, description="0: only before and after.")
+    knn_folder: str = Field(
+        "check_set", description="Labelled image folder, `check_set` (bundled), or empty: none."
+    )
+    knn_neighbours: Count = 10
+    tensorboard: bool = True
+
+
+class Config(Section):
+    """One run, whole."""
+
+    run: RunConfig = RunConfig()
+    topology: TopologyConfig = TopologyConfig()
+    stream: StreamConfig = StreamConfig()
+    captions: CaptionsConfig = CaptionsConfig()
+    images: ImagesConfig = ImagesConfig()
+    generators: GeneratorsConfig = GeneratorsConfig()
+    pool: PoolConfig = PoolConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    monitor: MonitorConfig = MonitorConfig()
+
+    @property
+    def images_per_group(self) -> int:
+        """n, images of a group used in one step."""
+        return self.trainer.images_per_group or self.images.per_caption
+
+    @property
+    def group_bytes(self) -> int:
+        """Bytes of one group as held in the pool (m x 3 x H x W, uint8)."""
+        return self.images.per_caption * 3 * self.images.send_px**2
+
+    @property
+    def synthetic_parts(self) -> list[str]:
+        """Names of the stand-in engines in use, for every place that shows the run."""
+        parts = []
+        if self.captions.backend == "template":
+            parts.append("captions.backend=template")
+        if self.images.backend == "synthetic":
+            parts.append("images.backend=synthetic")
+        return parts

@@ -1,0 +1,1 @@
+"""The only seam between generators and trainers: typed messages under credits."""

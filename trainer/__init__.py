@@ -1,0 +1,1 @@
+"""Trainer role: pool -> views -> student and teacher -> losses -> checkpoints."""
