@@ -5,34 +5,46 @@ SynCLR, arXiv 2312.17742; "StableRep" is arXiv 2306.00984; "iBOT" is arXiv 2111.
 Nothing here imports torch: the command line must answer a wrong setting in well under a second.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
+ShareAboveZero = Annotated[float, Field(gt=0.0, le=1.0)]
+ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 ScaleRange = tuple[Share, Share]
+# Every reader of these gets the same path: only some libraries know `~`.
+HomePath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]
+HomeName = Annotated[str, AfterValidator(os.path.expanduser)]
 
 EMBEDDED = "embedded"
 """Name of the models that ship with the project, for `captions.model` and `images.model`."""
+
+BUNDLED_CHECK_SET = "check_set"
+"""Name of the labelled pictures that ship with the project, for `monitor.knn_folder`."""
 
 
 class Section(BaseModel):
     """Base of every section: unknown keys are refused, values cannot be changed after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # Deferred: building the validators takes most of the import, and not every importer validates.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), defer_build=True
+    )
 
 
 class RunConfig(Section):
     """The run as a whole."""
 
-    dir: Path = Field(Path("runs/default"), description="Run folder.")
+    dir: HomePath = Field(Path("runs/default"), description="Run folder.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of concepts, captions, noise, crops.")
-    resume: Literal["never", "auto"] | Path = Field(
+    resume: Literal["never", "auto"] | HomePath = Field(
         "auto",
         description="`auto`: continue from the run folder's newest complete checkpoint, if any; "
         "`never`: refuse a folder that has one; a path: that checkpoint.",
@@ -88,7 +100,7 @@ class CaptionFilterConfig(Section):
 class VllmConfig(Section):
     """Settings of the vLLM engine, in the generator child or behind `server: per_node`."""
 
-    gpu_memory_utilization: Share = 0.3
+    gpu_memory_utilization: ShareAboveZero = 0.3
     kv_cache_memory_bytes: CountOrZero = Field(0, description="0: vLLM decides.")
     dtype: str = "auto"
     max_model_len: Count = 1024
@@ -105,27 +117,27 @@ class CaptionsConfig(Section):
     server: Literal["none", "per_node"] = Field(
         "none", description="`per_node`: the run starts and watches one `vllm serve` on each node."
     )
-    model: str = Field(EMBEDDED, description="Hub id, folder, or `embedded`.")
+    model: HomeName = Field(EMBEDDED, description="Hub id, folder, or `embedded`.")
     bank: Path = Field(Path("concepts/paper.yaml"), description="Concept bank.")
     url: str = Field("", description="OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1.")
     api_key_env: str = Field("OPENAI_API_KEY", description="Variable that holds the key, if any.")
     temperature: NonNegative = 0.8
-    top_p: Share = 0.9
+    top_p: ShareAboveZero = 0.9
     max_tokens: Count = 64
     batch_captions: Count = Field(64, description="Prompts given to the LLM at once.")
     queue_captions: Count = Field(512, description="Captions written ahead of the renderer.")
     concurrency: Count = Field(16, description="openai: requests under way at once.")
     timeout_s: Positive = Field(60.0, description="openai: time-out of one request.")
     retries: CountOrZero = Field(5, description="openai: tries after the first, with back-off.")
-    filter: CaptionFilterConfig = CaptionFilterConfig()
-    vllm: VllmConfig = VllmConfig()
+    filter: CaptionFilterConfig = Field(default_factory=CaptionFilterConfig)
+    vllm: VllmConfig = Field(default_factory=VllmConfig)
 
 
 class ImagesConfig(Section):
     """The text-to-image pipeline."""
 
     backend: Literal["diffusers", "synthetic"] = "diffusers"
-    model: str = Field(EMBEDDED, description="Hub id, folder, or `embedded`.")
+    model: HomeName = Field(EMBEDDED, description="Hub id, folder, or `embedded`.")
     revision: str | None = None
     variant: str | None = Field(None, description="Weights variant on the hub, e.g. fp16.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -138,12 +150,19 @@ class ImagesConfig(Section):
     scheduler_args: dict[str, Any] = Field(
         {}, description="Given to the scheduler's from_config, e.g. timestep_spacing: trailing."
     )
-    lora: str | None = Field(None, description="LoRA weights to fuse, e.g. an LCM-LoRA's hub id.")
-    vae: str | None = Field(None, description="A smaller decoder, e.g. madebyollin/taesd.")
+    lora: HomeName | None = Field(
+        None, description="LoRA weights to fuse, e.g. an LCM-LoRA's hub id."
+    )
+    vae: HomeName | None = Field(None, description="A smaller decoder, e.g. madebyollin/taesd.")
     negative_prompt: str = ""
     render_px: Count = Field(512, description="Side rendered.")
     send_px: Count = Field(256, description="Side sent to the trainers (area-averaged).")
     batch_groups: Count = Field(4, description="Captions rendered together.")
+    safety_checker: bool = Field(
+        False,
+        description="Keep the checker some pipelines carry (about 27 ms an image); what it blanks, "
+        "the quality gate discards.",
+    )
     channels_last: bool = False
     min_contrast: NonNegative = Field(
         2.0,
@@ -259,7 +278,7 @@ class OptimizerConfig(Section):
     lr_reference_groups: Count = Field(8192, description="Global batch, captions, of `peak_lr`.")
     final_lr: NonNegative = 1e-6
     warmup_steps: CountOrZero = 80_000
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
     weight_decay: tuple[NonNegative, NonNegative] = Field((0.04, 0.2), description="Start, end.")
     clip_grad_norm: NonNegative = Field(3.0, description="0: none.")
     ema: tuple[Share, Share] = Field((0.994, 1.0), description="Teacher momentum: start, end.")
@@ -287,12 +306,12 @@ class TrainerConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="`auto`: bf16 autocast where the device has fast bf16."
     )
-    crops: CropsConfig = CropsConfig()
-    augment: AugmentConfig = AugmentConfig()
-    contrastive: ContrastiveConfig = ContrastiveConfig()
-    mim: MimConfig = MimConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
+    crops: CropsConfig = Field(default_factory=CropsConfig)
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    contrastive: ContrastiveConfig = Field(default_factory=ContrastiveConfig)
+    mim: MimConfig = Field(default_factory=MimConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     starve_s: Positive = Field(30.0, description="Starved for this long: named in log and console.")
     shuffle_positives: bool = Field(
         False,
@@ -309,8 +328,9 @@ class MonitorConfig(Section):
     samples_every_steps: CountOrZero = Field(500, description="Pictures of groups; 0: none.")
     samples_groups: Count = 8
     knn_every_steps: CountOrZero = Field(0, description="0: only before and after.")
-    knn_folder: str = Field(
-        "check_set", description="Labelled image folder, `check_set` (bundled), or empty: none."
+    knn_folder: HomeName = Field(
+        BUNDLED_CHECK_SET,
+        description="Labelled image folder, `check_set` (bundled), or empty: none.",
     )
     knn_neighbours: Count = 10
     tensorboard: bool = True
@@ -319,15 +339,15 @@ class MonitorConfig(Section):
 class Config(Section):
     """One run, whole."""
 
-    run: RunConfig = RunConfig()
-    topology: TopologyConfig = TopologyConfig()
-    stream: StreamConfig = StreamConfig()
-    captions: CaptionsConfig = CaptionsConfig()
-    images: ImagesConfig = ImagesConfig()
-    generators: GeneratorsConfig = GeneratorsConfig()
-    pool: PoolConfig = PoolConfig()
-    trainer: TrainerConfig = TrainerConfig()
-    monitor: MonitorConfig = MonitorConfig()
+    run: RunConfig = Field(default_factory=RunConfig)
+    topology: TopologyConfig = Field(default_factory=TopologyConfig)
+    stream: StreamConfig = Field(default_factory=StreamConfig)
+    captions: CaptionsConfig = Field(default_factory=CaptionsConfig)
+    images: ImagesConfig = Field(default_factory=ImagesConfig)
+    generators: GeneratorsConfig = Field(default_factory=GeneratorsConfig)
+    pool: PoolConfig = Field(default_factory=PoolConfig)
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+    monitor: MonitorConfig = Field(default_factory=MonitorConfig)
 
     @property
     def images_per_group(self) -> int:

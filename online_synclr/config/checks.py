@@ -1,0 +1,202 @@
+"""Contradictions between settings, found before anything loads."""
+
+import ipaddress
+import os
+from pathlib import Path
+
+from online_synclr.config.errors import ConfigError
+from online_synclr.config.objective_checks import check_objective
+from online_synclr.config.schema import BUNDLED_CHECK_SET, EMBEDDED, Config
+
+PIPELINE_PX = 8
+"""Pixels of a latent's side: pipelines refuse other sizes, at their first picture."""
+
+
+def check(config: Config, *, num_trainers: int | None = 1) -> None:
+    """Refuse what cannot work, given the number of trainers in the run.
+
+    None: it is not known yet, because nodes may split differently; see `check_shares`.
+
+    Raises:
+        ConfigError: one sentence that names the key and the mend.
+    """
+    _check_images(config)
+    _check_captions(config)
+    _check_stream(config)
+    _check_groups(config)
+    check_objective(config)
+    if num_trainers is not None:
+        check_shares(config, num_trainers)
+    _check_labelled_folder(config.monitor.knn_folder)
+    _check_run_folder(config.run.dir)
+
+
+def check_shares(config: Config, num_trainers: int) -> None:
+    """Refuse what cannot work with each of so many trainers' share of batch and pool.
+
+    Raises:
+        ConfigError: one sentence that names the key and the mend.
+    """
+    _check_batch(config, num_trainers)
+    _check_limiter(config, num_trainers)
+
+
+def _check_images(config: Config) -> None:
+    images = config.images
+    _check_model_folder("images.model", images.model)
+    for key, part in {"images.vae": images.vae, "images.lora": images.lora}.items():
+        if part is not None:
+            _check_model_folder(key, part, ships=False)
+    if images.backend == "diffusers" and images.render_px % PIPELINE_PX:
+        raise ConfigError(
+            f"images.render_px={images.render_px} is not a multiple of {PIPELINE_PX}, which "
+            "diffusers pipelines need; set it to "
+            f"{max(1, round(images.render_px / PIPELINE_PX)) * PIPELINE_PX}."
+        )
+    if images.send_px > images.render_px:
+        raise ConfigError(
+            f"images.send_px={images.send_px} is larger than images.render_px={images.render_px}; "
+            "pictures are only ever sent at the size rendered or smaller."
+        )
+    if config.group_bytes > config.stream.max_group_bytes:
+        raise ConfigError(
+            f"a group of {images.per_caption} images at {images.send_px} px has "
+            f"{config.group_bytes} bytes, more than stream.max_group_bytes="
+            f"{config.stream.max_group_bytes}; raise it or lower images.send_px."
+        )
+
+
+def _check_captions(config: Config) -> None:
+    captions = config.captions
+    asks_url = captions.url and captions.backend in ("auto", "openai")
+    if not asks_url:
+        # A server knows its model by any name.
+        _check_model_folder("captions.model", captions.model)
+    elif captions.server == "per_node":
+        raise ConfigError(
+            "captions.url names a server, but captions.server=per_node starts one; set "
+            "captions.server=none or leave captions.url out."
+        )
+    if not os.path.isfile(captions.bank):
+        raise ConfigError(
+            f"captions.bank: there is no file {captions.bank}; name a concept bank's YAML."
+        )
+    if captions.backend == "openai" and captions.server == "none" and not captions.url:
+        raise ConfigError(
+            "captions.backend=openai needs captions.url, for example http://127.0.0.1:8000/v1, or "
+            "captions.server=per_node."
+        )
+    if captions.server == "per_node" and captions.backend not in ("auto", "openai"):
+        raise ConfigError(
+            f"captions.server=per_node is asked through the openai back end, but captions.backend="
+            f"{captions.backend}; set it to auto."
+        )
+    if captions.filter.min_words > captions.filter.max_words:
+        raise ConfigError("captions.filter.min_words is larger than captions.filter.max_words.")
+
+
+def _check_model_folder(key: str, model: str, *, ships: bool = True) -> None:
+    """A name that can only be a folder must be one; `owner/name` is left to the hub.
+
+    `ships`: whether the name of the embedded models will do.
+    """
+    if ships and model == EMBEDDED:
+        return
+    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") != 1
+    if looks_like_path and not os.path.isdir(model):
+        raise ConfigError(
+            f"{key}: there is no folder {model}; give a model folder, a hub id such as owner/name"
+            + (f", or `{EMBEDDED}`." if ships else ".")
+        )
+
+
+def _check_stream(config: Config) -> None:
+    host = config.stream.host
+    if not is_loopback(host):
+        raise ConfigError(
+            f"stream.host={host} is not a loopback address, and no socket of this project listens "
+            "beyond loopback without keys, which this version cannot make; use 127.0.0.1."
+        )
+    if config.stream.heartbeat_s >= config.stream.silence_s:
+        raise ConfigError(
+            f"stream.heartbeat_s={config.stream.heartbeat_s} must be below stream.silence_s="
+            f"{config.stream.silence_s}, or live generators count as dead."
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to bind stays on this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_groups(config: Config) -> None:
+    if config.images_per_group > config.images.per_caption:
+        raise ConfigError(
+            f"trainer.images_per_group={config.images_per_group} is more than images.per_caption="
+            f"{config.images.per_caption}; lower it or render more."
+        )
+
+
+def _check_batch(config: Config, num_trainers: int) -> None:
+    trainer = config.trainer
+    if trainer.batch_groups % num_trainers:
+        raise ConfigError(
+            f"trainer.batch_groups={trainer.batch_groups} does not divide over {num_trainers} "
+            f"trainers; make it a multiple of {num_trainers}."
+        )
+    if trainer.shuffle_positives and trainer.batch_groups // num_trainers < 2:
+        raise ConfigError(
+            "trainer.shuffle_positives exchanges images between groups and needs at least two "
+            "groups on each trainer; raise trainer.batch_groups."
+        )
+
+
+def _check_limiter(config: Config, num_trainers: int) -> None:
+    # Imported here: the stream package reads the configuration's types.
+    from online_synclr.stream.errors import LimiterError
+    from online_synclr.stream.limiter_settings import limiter_of
+
+    try:
+        limiter_of(config, local_batch=config.trainer.batch_groups // num_trainers)
+    except LimiterError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _check_labelled_folder(folder: str) -> None:
+    if folder not in ("", BUNDLED_CHECK_SET) and not os.path.isdir(folder):
+        raise ConfigError(
+            f"monitor.knn_folder: there is no folder {folder}; give one with a folder of pictures "
+            f"for each label, `{BUNDLED_CHECK_SET}`, or an empty name for none."
+        )
+
+
+def _check_run_folder(run_dir: Path) -> None:
+    """The folder, or its nearest existing parent, must be a folder that can be written to."""
+    existing = next(
+        path
+        for path in (run_dir.absolute(), *run_dir.absolute().parents)
+        # Path.exists raises where a parent may not be entered or a name is too long.
+        if os.path.exists(path)
+    )
+    if not existing.is_dir():
+        raise ConfigError(f"run.dir={run_dir}: {existing} is a file; name another folder.")
+    if not os.access(existing, os.W_OK | os.X_OK) or not _can_create(existing):
+        raise ConfigError(
+            f"run.dir={run_dir}: {existing} cannot be written to; name another folder."
+        )
+
+
+def _can_create(folder: Path) -> bool:
+    """Access rights alone mislead: root may pass them on a read-only file system."""
+    probe = folder / f".online-synclr-{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True

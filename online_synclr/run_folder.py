@@ -1,0 +1,111 @@
+"""The run folder: its files, the run's identity, and the incarnation that makes seeds unique."""
+
+import fcntl
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from online_synclr.config import ConfigError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run's folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration of the latest attempt."""
+        return self.root / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line and logged step."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.root / "tb"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Complete checkpoints, one folder each."""
+        return self.root / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """Pictures of groups for people."""
+        return self.root / "samples"
+
+    @property
+    def summary(self) -> Path:
+        """What the run did, written at its end."""
+        return self.root / "summary.json"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of the processes a run starts beside its ranks."""
+        return self.root / "logs"
+
+    @property
+    def addresses(self) -> Path:
+        """Where the trainers listen; one line each, for generators outside torchrun."""
+        return self.root / "addresses.json"
+
+    def create(self) -> None:
+        """Make the folder and its sub-folders."""
+        for folder in (self.root, self.checkpoints, self.samples, self.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def run_id(self) -> str:
+        """The run's identity: made once, kept by every later attempt."""
+        path = self.root / "run_id"
+        if not path.exists():
+            write_durably(path, secrets.token_hex(8))
+        return path.read_text(encoding="utf-8").strip()
+
+    def raise_incarnation(self) -> int:
+        """Count this attempt durably, before any engine starts, and return its number (from 1).
+
+        A crash at any later moment leaves the higher number behind, so no attempt ever shares
+        its seeds with another one.
+        """
+        path = self.root / "incarnation"
+        previous = int(path.read_text(encoding="utf-8")) if path.exists() else 0
+        write_durably(path, str(previous + 1))
+        return previous + 1
+
+    def lock(self) -> IO[str]:
+        """Hold the folder for this process; the lock goes when the file is closed or it dies.
+
+        Raises:
+            ConfigError: another run holds it.
+        """
+        handle = (self.root / "lock").open("w", encoding="utf-8")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            handle.close()
+            raise ConfigError(
+                f"run.dir={self.root} is in use by another run; wait for it or name another folder."
+            ) from None
+        return handle
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replace a small file so that a crash leaves either the old text or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

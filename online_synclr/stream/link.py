@@ -1,0 +1,188 @@
+"""A generator's connection to one trainer: a DEALER that introduces itself after every connect.
+
+Used by its owner's thread only. The socket's monitor tells of connects and disconnects: each
+connect is followed by HELLO, each WELCOME opens a new lease period, and credits of an earlier
+period are void on both sides. So nothing has to be guessed about what a broken connection lost.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from online_synclr.stream.errors import MalformedMessage
+from online_synclr.stream.frames import Buffer, pack, unpack
+from online_synclr.stream.messages import (
+    MAX_HEADER_BYTES,
+    Bye,
+    ByeAck,
+    Credit,
+    End,
+    GroupHeader,
+    Hello,
+    Message,
+    PeerState,
+    Reject,
+    Status,
+    Welcome,
+    peer_identity,
+)
+
+HELLO_RETRY_S: Final = 0.05
+HANDSHAKE_MS: Final = 10_000
+RECONNECT_MS: Final = 50
+RECONNECT_MAX_MS: Final = 2_000
+QUEUE_MESSAGES: Final = 4096
+_UP = zmq.Event.HANDSHAKE_SUCCEEDED
+_DOWN = zmq.Event.DISCONNECTED
+
+
+class Link:
+    """One trainer as a generator sees it.
+
+    Public attributes are state, read by the owner: `credits` groups may be sent now; `sent` groups
+    were sent, ever; `welcomed`: the trainer has accepted this connection; `ended`, `rejected`: it
+    asked to stop, or refused, with that reason; `bye_acked`: it has read everything; `retired`: it
+    is another generator's to serve, only BYE is still said.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        address: str,
+        hello: Hello,
+        *,
+        heartbeat_s: float,
+    ) -> None:
+        self.address = address
+        self.credits = 0
+        self.sent = 0
+        self.welcomed = False
+        self.welcome: Welcome | None = None
+        self.ended: str | None = None
+        self.rejected: str | None = None
+        self.bye_sent = False
+        self.bye_acked = False
+        self.retired = False
+        self._hello = hello
+        self._heartbeat_s = heartbeat_s
+        self._connected = False
+        self._hello_due_s = 0.0
+        self._status_due_s = 0.0
+        self.socket = context.socket(zmq.DEALER)
+        self._set_options(self.socket)
+        self.monitor = self.socket.get_monitor_socket(_UP | _DOWN)
+        self.socket.connect(address)
+
+    def on_events(self) -> None:
+        """Take in what the monitor reported."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                event = recv_monitor_message(self.monitor, zmq.DONTWAIT)["event"]
+                self._connected = event == _UP
+                self.welcomed = False
+                self.credits = 0
+                self._hello_due_s = 0.0
+
+    def on_messages(self) -> Iterator[Message]:
+        """Read all that waits; state is kept here, each message is also handed to the owner.
+
+        Malformed messages are dropped: a trainer that sends them is not one.
+        """
+        while True:
+            try:
+                frames = self.socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            try:
+                message, _ = unpack(frames)
+            except MalformedMessage as error:
+                if error.reason == "protocol_version":
+                    self.rejected = f"the trainer speaks protocol version {error.detail}"
+                continue
+            self._take(message)
+            yield message
+
+    def tend(
+        self, state: PeerState, counters: dict[str, float], now_s: float, *, at_once: bool = False
+    ) -> None:
+        """Send what is due: HELLO until welcomed, then STATUS every heartbeat or `at_once`.
+
+        What a full queue does not take is left to the next heartbeat.
+        """
+        if self._connected and not self.welcomed and now_s >= self._hello_due_s:
+            sent = self.send(self._hello)
+            self._hello_due_s = now_s + (self._heartbeat_s if sent else HELLO_RETRY_S)
+        if self.welcomed and not self.bye_sent and (at_once or now_s >= self._status_due_s):
+            self._status_due_s = now_s + self._heartbeat_s
+            self.send(Status(state=state, counters=counters, sent=self.sent))
+
+    def next_due_s(self) -> float:
+        """When `tend` is due next, on the clock of its `now_s`."""
+        if self.welcomed:
+            return self._status_due_s
+        return self._hello_due_s if self._connected else float("inf")
+
+    def send_group(self, header: GroupHeader, payload: Buffer) -> bool:
+        """Send one group under one credit. The payload must not change afterwards."""
+        if not self.send(header, payload):
+            return False
+        self.credits -= 1
+        self.sent += 1
+        return True
+
+    def send_bye(self, counters: dict[str, float]) -> None:
+        """Say that nothing follows; `bye_acked` tells when the trainer has read it."""
+        self.credits = 0
+        self.bye_sent = self.send(Bye(counters=counters, sent=self.sent))
+
+    def send(self, message: Message, payload: Buffer = b"") -> bool:
+        """Send without blocking; False if the connection cannot take it now."""
+        try:
+            self.socket.send_multipart(pack(message, payload), zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            return False
+        return True
+
+    @property
+    def lease(self) -> int:
+        """Lease period that the credits belong to."""
+        return 0 if self.welcome is None else self.welcome.lease
+
+    def close(self) -> None:
+        """Drop the connection at once; what is unsent is gone."""
+        self.socket.disable_monitor()
+        self.monitor.close(linger=0)
+        self.socket.close(linger=0)
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Welcome):
+            self.welcome, self.welcomed = message, True
+            self.credits, self.bye_sent = 0, False
+            self._status_due_s = 0.0
+        elif isinstance(message, Credit):
+            if self.welcomed and not self.bye_sent and message.lease == self.lease:
+                self.credits += message.num_groups
+        elif isinstance(message, End):
+            self.ended = message.reason
+        elif isinstance(message, Reject):
+            self.rejected = message.reason
+        elif isinstance(message, ByeAck):
+            self.bye_acked = True
+
+    def _set_options(self, socket: zmq.Socket[bytes]) -> None:
+        socket.setsockopt(zmq.ROUTING_ID, peer_identity(self._hello))
+        # IMMEDIATE: never queue to a connection that does not exist (yet, or any more).
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
+        socket.setsockopt(zmq.MAXMSGSIZE, 2 * MAX_HEADER_BYTES)
+        socket.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES)
+        socket.setsockopt(zmq.RCVHWM, QUEUE_MESSAGES)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.IPV6, int("[" in self.address))

@@ -1,0 +1,212 @@
+"""What generators and trainers say to each other: typed, versioned, bounded.
+
+    generator -> trainer   HELLO  GROUP  STATUS  BYE  ERROR
+    trainer -> generator   WELCOME or REJECT  CREDIT  END  BYE_ACK
+
+HELLO opens a lease period and WELCOME names it; every CREDIT and GROUP carries the period, so that
+groups sent under credits that were taken back are recognised. Frames are packed in `frames.py`.
+"""
+
+import math
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from online_synclr.stream.errors import MalformedMessage
+from online_synclr.stream.group import Recipe
+
+PROTOCOL_VERSION: Final = 1
+MAX_HEADER_BYTES: Final = 256 * 2**10
+MAX_TEXT: Final = 4096
+MAX_COUNTERS: Final = 256
+MAX_COUNTER_NAME: Final = 64
+MAX_TRAINERS: Final = 512
+MAX_CREDITS: Final = 2**20
+MAX_SIDE_PX: Final = 8192
+MAX_IMAGES: Final = 1024
+
+Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+Address = Annotated[str, Meta(min_length=1, max_length=256)]
+GeneratorId = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,64}\Z")]
+RunId = Annotated[str, Meta(min_length=1, max_length=64)]
+CounterName = Annotated[str, Meta(min_length=1, max_length=MAX_COUNTER_NAME)]
+Counters = Annotated[dict[CounterName, float], Meta(max_length=MAX_COUNTERS)]
+Images = Annotated[int, Meta(ge=1, le=MAX_IMAGES)]
+Channels = Annotated[int, Meta(ge=1, le=4)]
+Side = Annotated[int, Meta(ge=1, le=MAX_SIDE_PX)]
+Shape = tuple[Images, Channels, Side, Side]
+Role = Literal["engine", "control"]
+Encoding = Literal["raw", "jpeg"]
+PeerState = Literal["loading", "running", "draining", "idle", "failed"]
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all messages: fields by name, unknown ones refused."""
+
+
+class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
+    """A generator introduces one connection of one of its incarnations.
+
+    `role`: "engine" sends groups, "control" is the supervisor's and sends none. `image_shape` is
+    (images, channels, height, width) of every group to come; a control connection repeats it.
+    """
+
+    run_id: RunId
+    protocol: Natural = PROTOCOL_VERSION
+    generator_id: GeneratorId
+    role: Role
+    incarnation: Natural
+    stream: Natural
+    image_shape: Shape
+    fingerprint: Text = ""
+
+
+class Welcome(_Message, frozen=True, kw_only=True, tag="welcome"):
+    """Accepted. `lease` numbers the lease period; credits of an earlier one are void."""
+
+    trainer_index: Natural
+    addresses: Annotated[list[Address], Meta(max_length=MAX_TRAINERS)]
+    lease: Natural
+
+
+class Reject(_Message, frozen=True, kw_only=True, tag="reject"):
+    """Refused, with a reason a person can act on."""
+
+    reason: Text
+
+
+class Credit(_Message, frozen=True, kw_only=True, tag="credit"):
+    """Permission for `num_groups` more groups, within lease period `lease`."""
+
+    num_groups: Annotated[int, Meta(ge=1, le=MAX_CREDITS)]
+    lease: Natural
+
+
+class GroupHeader(_Message, frozen=True, kw_only=True, tag="group"):
+    """Header of one group; the payload is the second frame.
+
+    `sequence` counts this connection's groups to this trainer from 0, over all lease periods.
+    """
+
+    recipe: Recipe
+    shape: Shape
+    dtype: Literal["uint8"] = "uint8"
+    encoding: Encoding
+    payload_bytes: Natural
+    sequence: Natural
+    lease: Natural
+
+
+class Status(_Message, frozen=True, kw_only=True, tag="status"):
+    """Heartbeat: cumulative counters and state; `sent` is the groups sent to this trainer."""
+
+    state: PeerState
+    counters: Counters
+    sent: Natural
+
+
+class Bye(_Message, frozen=True, kw_only=True, tag="bye"):
+    """A clean end. Nothing follows; `sent` is the groups sent to this trainer, all of them."""
+
+    counters: Counters
+    sent: Natural
+
+
+class ByeAck(_Message, frozen=True, kw_only=True, tag="bye_ack"):
+    """Everything before the BYE has been read: the generator may close its socket."""
+
+
+class End(_Message, frozen=True, kw_only=True, tag="end"):
+    """The run is over: send nothing more, say BYE."""
+
+    reason: Text
+
+
+class Error(_Message, frozen=True, kw_only=True, tag="error"):
+    """Something failed for good. From an engine: itself. From a control connection: the engine
+    with that `stream`, or, when none is named, the generator as a whole."""
+
+    message: Text
+    stream: Natural | None = None
+
+
+FromGenerator = Hello | GroupHeader | Status | Bye | Error
+FromTrainer = Welcome | Reject | Credit | End | ByeAck
+Message = FromGenerator | FromTrainer
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def encode_body(message: Message) -> bytes:
+    """Msgpack bytes of a message.
+
+    Raises:
+        ValueError: text that is not valid Unicode, or more than MAX_HEADER_BYTES.
+    """
+    try:
+        body = _encoder.encode(message)
+    except (msgspec.MsgspecError, OverflowError, UnicodeError) as error:
+        raise ValueError(f"message cannot be encoded: {error}") from error
+    if len(body) > MAX_HEADER_BYTES:
+        raise ValueError(f"message of {len(body)} bytes exceeds {MAX_HEADER_BYTES}")
+    return body
+
+
+def decode_body(body: bytes | memoryview) -> Message:
+    """The message in `body`.
+
+    Raises:
+        MalformedMessage: anything that is not exactly one message within all bounds.
+    """
+    if len(body) > MAX_HEADER_BYTES:
+        raise MalformedMessage("header_size", f"{len(body)} bytes")
+    try:
+        message = _decoder.decode(body)
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+        raise MalformedMessage("header", str(error)[:200]) from error
+    if isinstance(message, Status | Bye):
+        check_counters(message.counters)
+    elif isinstance(message, GroupHeader):
+        _check_group(message)
+    return message
+
+
+def peer_identity(hello: Hello) -> bytes:
+    """Routing id of a connection: one for each role of each start of each engine."""
+    parts = (hello.generator_id, hello.role, str(hello.incarnation), str(hello.stream))
+    return "/".join(parts).encode()
+
+
+def clip_text(text: str) -> str:
+    """`text` cut to what a message may carry, with unencodable characters replaced."""
+    return text.encode("utf-8", "replace").decode()[:MAX_TEXT]
+
+
+def check_counters(counters: dict[str, float]) -> None:
+    """Raise MalformedMessage unless the counters can be sent: names, number, finite values."""
+    if len(counters) > MAX_COUNTERS:
+        raise MalformedMessage("counter_number", str(len(counters)))
+    for name, value in counters.items():
+        if not 0 < len(name) <= MAX_COUNTER_NAME:
+            raise MalformedMessage("counter_name", name[:200])
+        if not math.isfinite(value):
+            raise MalformedMessage("counter_not_finite", name)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise MalformedMessage unless every text and number of the recipe is within bounds."""
+    for name in recipe.__struct_fields__:
+        value = getattr(recipe, name)
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            raise MalformedMessage("recipe_text", name)
+        if isinstance(value, int) and not 0 <= value < 2**63:
+            raise MalformedMessage("recipe_number", name)
+
+
+def _check_group(header: GroupHeader) -> None:
+    check_recipe(header.recipe)
+    if header.recipe.num_images != header.shape[0]:
+        raise MalformedMessage("image_count", f"{header.recipe.num_images} != {header.shape[0]}")

@@ -1,0 +1,113 @@
+"""Groups rendered but not sent: what the renderer fills and the sender's thread empties.
+
+`put` waits for room: the sender's thread makes it by sending, once a trainer has issued credits;
+`stop` and `fail` unblock it for good.
+"""
+
+import threading
+from collections import deque
+
+from online_synclr.stream.group import Group
+from online_synclr.stream.waiting import WaitClock
+
+
+class Outbox:
+    """A bounded queue of `capacity` groups whose waiting is counted.
+
+    Every group offered is taken and later sent, or counted in `unsent`, or handed back (False)
+    because the time was up.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._groups: deque[Group] = deque()
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._failure: Exception | None = None
+        self._unsent = 0
+        self._in_hand = False
+        self.wait = WaitClock()
+
+    def __len__(self) -> int:
+        with self._changed:
+            return len(self._groups)
+
+    @property
+    def unsent(self) -> int:
+        """Groups that will never be sent."""
+        with self._changed:
+            return self._unsent
+
+    def put(self, group: Group, timeout_s: float) -> bool:
+        """Queue a group, waiting up to `timeout_s` for room; False if there was none.
+
+        After `stop` it returns False at once and counts the group as unsent.
+
+        Raises:
+            Exception: what `fail` was given.
+        """
+        with self._changed:
+            if not self._has_room_or_ended():
+                with self.wait.waiting():
+                    self._changed.wait_for(self._has_room_or_ended, timeout_s)
+            if self._failure is not None:
+                raise self._failure
+            if self._stopped:
+                self._unsent += 1
+                return False
+            if not self._has_room():
+                return False
+            self._groups.append(group)
+            return True
+
+    def take(self) -> Group | None:
+        """Take the oldest group in hand; `sent` or `put_back` must follow.
+
+        A group in hand is not counted by `stop`: only its sender knows what becomes of it.
+        """
+        with self._changed:
+            if not self._groups:
+                return None
+            self._in_hand = True
+            return self._groups.popleft()
+
+    def sent(self) -> None:
+        """The group in hand is on its way: there is room for another."""
+        with self._changed:
+            self._in_hand = False
+            self._changed.notify()
+
+    def put_back(self, group: Group) -> None:
+        """The group in hand could not be sent now; it is the oldest again."""
+        with self._changed:
+            self._in_hand = False
+            if self._stopped:
+                self._unsent += 1
+            else:
+                self._groups.appendleft(group)
+
+    def stop(self) -> None:
+        """Take no more groups; those queued count as unsent. Idempotent."""
+        with self._changed:
+            self._stopped = True
+            self._unsent += len(self._groups)
+            self._groups.clear()
+            self._changed.notify_all()
+
+    def fail(self, failure: Exception) -> None:
+        """Stop, and have `put` raise `failure`. The first failure stays."""
+        with self._changed:
+            self._failure = self._failure or failure
+        self.stop()
+
+    def raise_failure(self) -> None:
+        """Raise what `fail` was given, if anything."""
+        with self._changed:
+            if self._failure is not None:
+                raise self._failure
+
+    def _has_room_or_ended(self) -> bool:
+        return self._stopped or self._has_room()
+
+    def _has_room(self) -> bool:
+        return len(self._groups) + self._in_hand < self._capacity

@@ -1,0 +1,272 @@
+"""A trainer's end of the stream: one thread, one poller, one ROUTER.
+
+    sockets -> frames -> TrainerSide (pure) -> sink
+                              |-> answers and credits -> sockets
+
+The thread waits in its poller only: for messages (a generator unblocks it), for `wake()` (the
+training loop, by sampling) and for the next silence check. It never waits for the pool, and every
+send is non-blocking. Whoever waits in `drain` is unblocked by the last BYE, or by the deadline.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Final
+
+import zmq
+
+from online_synclr.stream.endpoints import Endpoint, bind
+from online_synclr.stream.errors import StreamError
+from online_synclr.stream.frames import pack
+from online_synclr.stream.messages import MAX_HEADER_BYTES, MAX_TRAINERS, clip_text
+from online_synclr.stream.peers import PeerView, ReceiverCounters
+from online_synclr.stream.sink import GroupSink
+from online_synclr.stream.trainer_side import Outgoing, TrainerSide
+from online_synclr.stream.wake import Wake, poll_ms
+
+BURST: Final = 256
+"""Messages read before credits are issued again."""
+
+FRAME_SLACK_BYTES: Final = 2 * MAX_HEADER_BYTES
+QUEUE_SLACK: Final = 64
+"""Room in the queues above the credits, for words that are not groups."""
+
+
+class Receiver:
+    """Feeds a sink with groups from any number of generators.
+
+    Args:
+        endpoint: where to listen; removed on `close`.
+        run_id: generators of another run are refused.
+        sink: asked for room and given the groups, in the receiver's thread.
+        image_shape: (images, channels, height, width), uint8, of every group.
+        trainer_index: this trainer's, for WELCOME.
+        credits_per_generator: most groups one generator may have in flight to this trainer.
+        silence_s: a peer silent for so long counts as dead.
+        max_group_bytes: largest payload accepted.
+        clock: seconds, monotonic; for the silence.
+
+    Raises:
+        StreamError: a group of `image_shape` exceeds `max_group_bytes`.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        run_id: str,
+        sink: GroupSink,
+        *,
+        image_shape: tuple[int, int, int, int],
+        trainer_index: int = 0,
+        credits_per_generator: int = 16,
+        silence_s: float = 30.0,
+        max_group_bytes: int = 64 * 2**20,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if prod(image_shape) > max_group_bytes:
+            raise StreamError(
+                f"groups have {prod(image_shape)} bytes, stream.max_group_bytes is "
+                f"{max_group_bytes}; raise it or lower images.send_px or images.per_caption"
+            )
+        self._endpoint = endpoint
+        self._sink = sink
+        self._clock = clock
+        self._max_frame_bytes = max_group_bytes + FRAME_SLACK_BYTES
+        self._queue_messages = credits_per_generator + QUEUE_SLACK
+        # Guards _side: held while messages are handled, never while polling.
+        self._changed = threading.Condition()
+        self._side = TrainerSide(
+            run_id=run_id,
+            image_shape=image_shape,
+            sink=sink,
+            credits_per_generator=credits_per_generator,
+            silence_s=silence_s,
+            trainer_index=trainer_index,
+        )
+        self._tasks: list[Callable[[], Sequence[Outgoing]]] = []
+        self._stopping = False
+        self._failure: BaseException | None = None
+        self._address: str | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def address(self) -> str:
+        """Where generators connect; known once started."""
+        if self._address is None:
+            raise StreamError("the receiver has not been started")
+        return self._address
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread is at work; False before `start`, after `close`, after a failure."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Bind and start the thread.
+
+        Raises:
+            StreamError: the address is taken or cannot be used.
+        """
+        # Made here, not at import: a context must not cross a fork or spawn.
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._router = self._context.socket(zmq.ROUTER)
+        self._set_options(self._router)
+        try:
+            self._address = bind(self._router, self._endpoint)
+        except StreamError:
+            self._router.close(linger=0)
+            self._context.term()
+            raise
+        self._side.addresses = [self._address]
+        self._wake = Wake(self._context)
+        self._sink.on_room(self._wake.wake)
+        self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
+        self._thread.start()
+
+    def set_addresses(self, addresses: Sequence[str]) -> None:
+        """Tell generators that join from now on where all trainers are, by index.
+
+        Call it before this trainer's address is made known: a generator is told once.
+
+        Raises:
+            StreamError: more trainers than a message may name.
+        """
+        if len(addresses) > MAX_TRAINERS:
+            raise StreamError(f"{len(addresses)} trainers, at most {MAX_TRAINERS} are supported")
+        with self._changed:
+            self._side.addresses = list(addresses)
+
+    def wake(self) -> None:
+        """Have the thread look for room in the sink at once; from any thread."""
+        self._wake.wake()
+
+    def peers(self) -> list[PeerView]:
+        """One view a generator. Raises StreamError if the thread has failed."""
+        with self._changed:
+            self._raise_failure()
+            return self._side.views(self._clock())
+
+    def counters(self) -> ReceiverCounters:
+        """Totals over all peers; those up to its failure once the thread has failed."""
+        with self._changed:
+            return self._side.counters()
+
+    def announce_end(self, reason: str = "the run is over") -> None:
+        """Ask every generator, and whoever joins later, to stop; issue no more credits."""
+        with self._changed:
+            self._tasks.append(lambda: self._side.announce_end(clip_text(reason)))
+        self._wake.wake()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until no generator can send any more; False when `timeout_s` passed before.
+
+        Waits for each engine's BYE, ERROR or silence. Groups that arrive are still inserted.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self._failure is not None or (not self._tasks and self._side.live_engines == 0)
+                ),
+                timeout_s,
+            )
+            self._raise_failure()
+            return self._side.live_engines == 0
+
+    def close(self) -> None:
+        """End the thread, close the sockets, remove the endpoint's folder. Idempotent."""
+        if self._thread is None:
+            return
+        with self._changed:
+            self._stopping = True
+        self._wake.wake()
+        self._thread.join()
+        self._thread = None
+        self._wake.close()
+        self._router.close(linger=0)
+        self._context.term()
+        self._endpoint.remove()
+
+    def _set_options(self, router: zmq.Socket[bytes]) -> None:
+        # MANDATORY: a vanished peer is an error to handle, not a silent drop. HANDOVER: a peer
+        # that reconnects is not refused for its own half-open connection.
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        router.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes)
+        # A full queue would stop heartbeats and disconnect a live peer: keep it above the credits.
+        router.setsockopt(zmq.RCVHWM, self._queue_messages)
+        router.setsockopt(zmq.SNDHWM, self._queue_messages)
+        router.setsockopt(zmq.LINGER, 0)
+        router.setsockopt(zmq.TCP_KEEPALIVE, 1)
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._router, zmq.POLLIN)
+        poller.register(self._wake.socket, zmq.POLLIN)
+        try:
+            next_check_s = self._clock()
+            while not self._stopping:
+                self._handle_all()
+                now_s = self._clock()
+                if now_s >= next_check_s:
+                    next_check_s = now_s + self._side.check_interval_s
+                    self._check_silence(now_s)
+                poller.poll(poll_ms(next_check_s - self._clock()))
+        except BaseException as error:  # anything uncaught is reported to whoever asks next
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _handle_all(self) -> None:
+        """Read until nothing waits, asking for more groups after every burst."""
+        self._wake.clear()
+        more = True
+        while more and not self._stopping:
+            with self._changed:
+                more = self._read_burst()
+                tasks, self._tasks = self._tasks, []
+                for task in tasks:
+                    self._send(task())
+                self._send(self._side.issue_credits())
+                self._changed.notify_all()
+
+    def _read_burst(self) -> bool:
+        for _ in range(BURST):
+            try:
+                identity, *frames = self._router.recv_multipart(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                return False
+            buffers = [frame.buffer for frame in frames]
+            self._send(self._side.on_frames(identity.bytes, buffers, self._clock()))
+        return True
+
+    def _check_silence(self, now_s: float) -> None:
+        with self._changed:
+            self._side.check_silence(now_s)
+            self._send(self._side.issue_credits())
+            self._changed.notify_all()
+
+    def _send(self, messages: Sequence[Outgoing]) -> None:
+        for outgoing in messages:
+            try:
+                frames = [outgoing.identity, *pack(outgoing.message)]
+                self._router.send_multipart(frames, zmq.DONTWAIT)
+            except zmq.Again:
+                self._side.on_unsent(outgoing, unreachable=False)
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                self._side.on_unsent(outgoing, unreachable=True)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise StreamError(f"the receiver's thread failed: {self._failure!r}")
+
+    def __enter__(self) -> "Receiver":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(zmq.ZMQError):
+            self.close()

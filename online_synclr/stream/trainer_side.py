@@ -1,0 +1,307 @@
+"""What a trainer answers to each message: a pure state machine without sockets or threads.
+
+The receiver feeds it frames and the time, and sends what it returns. Rules:
+  - Nothing received can raise: what is not a message of a known peer is dropped and counted.
+  - A group is inserted only under a credit that is still leased to its sender. Everything else
+    that looks like a group is discarded, counted once, by reason.
+  - A peer that speaks after it was counted as dead is welcomed into a new lease period; what it
+    sends under the old one is late.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from online_synclr.stream.admission import refusal
+from online_synclr.stream.credits import CreditLedger
+from online_synclr.stream.errors import MalformedMessage
+from online_synclr.stream.frames import Buffer, unpack
+from online_synclr.stream.group import Group
+from online_synclr.stream.messages import (
+    PROTOCOL_VERSION,
+    Bye,
+    ByeAck,
+    Credit,
+    End,
+    Error,
+    GroupHeader,
+    Hello,
+    Message,
+    Reject,
+    Status,
+    Welcome,
+)
+from online_synclr.stream.payload import JpegCodec, PayloadCodec, RawCodec
+from online_synclr.stream.peers import Connection, Peer, PeerView, ReceiverCounters, view_generator
+from online_synclr.stream.sink import GroupSink
+
+MAX_PEERS: Final = 4096
+CHECKS_PER_SILENCE: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message to send to the connection with that routing id."""
+
+    identity: bytes
+    message: Message
+
+
+class TrainerSide:
+    """State of one trainer's end of the stream; not thread-safe.
+
+    Args:
+        run_id: peers of another run are refused.
+        image_shape: (images, channels, height, width) of every group; others are refused.
+        sink: takes the groups.
+        credits_per_generator: most groups one connection may have in flight.
+        silence_s: a peer not heard for this long is counted as silent.
+        trainer_index: of this trainer; WELCOME tells it, with `addresses` of all trainers.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        image_shape: tuple[int, int, int, int],
+        sink: GroupSink,
+        credits_per_generator: int,
+        silence_s: float,
+        trainer_index: int = 0,
+    ) -> None:
+        self._run_id = run_id
+        self._shape = image_shape
+        self._sink = sink
+        self._silence_s = silence_s
+        self._trainer_index = trainer_index
+        self.addresses: list[str] = []
+        self._ledger: CreditLedger[bytes] = CreditLedger(credits_per_generator)
+        self._peers: dict[bytes, Peer] = {}
+        self._malformed: Counter[str] = Counter()
+        self._codecs: dict[str, PayloadCodec] = {"raw": RawCodec(), "jpeg": JpegCodec()}
+        self._last_check_s: float | None = None
+        self._end_reason: str | None = None
+
+    @property
+    def live_engines(self) -> int:
+        """Connections that may still send groups."""
+        return sum(
+            peer.connection == "alive" and peer.hello.role == "engine"
+            for peer in self._peers.values()
+        )
+
+    @property
+    def check_interval_s(self) -> float:
+        """How often `check_silence` is due."""
+        return self._silence_s / CHECKS_PER_SILENCE
+
+    def on_frames(self, identity: bytes, frames: Sequence[Buffer], now_s: float) -> list[Outgoing]:
+        """Take one message in; what to send in answer."""
+        peer = self._peers.get(identity)
+        try:
+            message, payload = unpack(frames)
+        except MalformedMessage as error:
+            return self._on_malformed(identity, peer, len(frames), error)
+        if isinstance(message, Hello):
+            return self._on_hello(identity, message, now_s)
+        if peer is None:
+            self._malformed["unknown_peer"] += 1
+            return []
+        peer.last_heard_s = now_s
+        if isinstance(message, GroupHeader):
+            self._on_group(identity, peer, message, payload)
+            return self._revive(identity, peer)
+        return self._on_word(identity, peer, message)
+
+    def issue_credits(self) -> list[Outgoing]:
+        """Ask for as many groups as the sink has room for, fairly among live engines."""
+        out: list[Outgoing] = []
+        while True:
+            # The second round tells the sink what is now in flight, so that it makes room for it.
+            wanted = self._sink.credits_to_issue(self._ledger.in_flight)
+            grants = self._ledger.assign(wanted) if self._end_reason is None else {}
+            if not grants:
+                return out
+            for identity, num_groups in grants.items():
+                lease = self._ledger.lease_of(identity) or 0
+                out.append(Outgoing(identity, Credit(num_groups=num_groups, lease=lease)))
+
+    def on_unsent(self, outgoing: Outgoing, *, unreachable: bool) -> None:
+        """The message could not be sent: its credits, or all of a vanished peer's, return."""
+        if unreachable:
+            self._reclaim(outgoing.identity)
+        elif isinstance(outgoing.message, Credit):
+            taken = self._ledger.withdraw(outgoing.identity, outgoing.message.num_groups)
+            self._sink.reclaim(taken)
+
+    def check_silence(self, now_s: float) -> None:
+        """Count peers not heard for `silence_s` as silent; call after reading all that waits."""
+        absent_s = 0.0 if self._last_check_s is None else now_s - self._last_check_s
+        self._last_check_s = now_s
+        if absent_s > 2 * self.check_interval_s:
+            # This process itself stood still; nobody can be blamed for that time.
+            for peer in self._peers.values():
+                peer.last_heard_s = min(now_s, peer.last_heard_s + absent_s)
+        for identity, peer in self._peers.items():
+            if peer.connection == "alive" and now_s - peer.last_heard_s > self._silence_s:
+                self._leave(identity, peer, "silent")
+
+    def announce_end(self, reason: str) -> list[Outgoing]:
+        """Ask everyone to stop; no credits from now on."""
+        self._end_reason = reason
+        return [
+            Outgoing(identity, End(reason=reason))
+            for identity, peer in self._peers.items()
+            if peer.connection == "alive"
+        ]
+
+    def views(self, now_s: float) -> list[PeerView]:
+        """One view a generator, in order of first appearance."""
+        by_generator: dict[str, list[Peer]] = {}
+        for peer in self._peers.values():
+            by_generator.setdefault(peer.hello.generator_id, []).append(peer)
+        return [view_generator(name, peers, now_s) for name, peers in by_generator.items()]
+
+    def counters(self) -> ReceiverCounters:
+        """Totals over all peers."""
+        peers = self._peers.values()
+        discarded: Counter[str] = Counter()
+        for peer in peers:
+            discarded.update(peer.discarded)
+        return ReceiverCounters(
+            sent=sum(peer.sent for peer in peers),
+            received=sum(peer.received for peer in peers),
+            lost=sum(peer.lost for peer in peers),
+            discarded=dict(discarded),
+            malformed=dict(self._malformed),
+            credits_in_flight=self._ledger.in_flight,
+        )
+
+    def _on_malformed(
+        self, identity: bytes, peer: Peer | None, num_frames: int, error: MalformedMessage
+    ) -> list[Outgoing]:
+        if peer is not None and num_frames == 2:
+            # A group with a broken header or payload: it used up its sender's credit.
+            if self._ledger.spend(identity):
+                self._sink.reclaim(1)
+            peer.discarded[error.reason] += 1
+        else:
+            self._malformed[error.reason] += 1
+        if error.reason == "protocol_version":
+            reason = f"protocol version {error.detail}, this trainer speaks {PROTOCOL_VERSION}"
+            return [Outgoing(identity, Reject(reason=f"{reason}; install the same version"))]
+        return []
+
+    def _on_hello(self, identity: bytes, hello: Hello, now_s: float) -> list[Outgoing]:
+        reason = self._refusal(identity, hello)
+        if reason is not None:
+            self._malformed["hello_refused"] += 1
+            return [Outgoing(identity, Reject(reason=reason))]
+        peer = self._peers.get(identity)
+        if peer is None:
+            self._retire_older(hello)
+            peer = self._peers[identity] = Peer(hello, now_s)
+        peer.connection, peer.last_heard_s = "alive", now_s
+        return self._welcome(identity, peer)
+
+    def _welcome(self, identity: bytes, peer: Peer) -> list[Outgoing]:
+        lease = 0
+        if peer.hello.role == "engine":
+            lease, reclaimed = self._ledger.open(identity)
+            self._sink.reclaim(reclaimed)
+        welcome = Welcome(trainer_index=self._trainer_index, addresses=self.addresses, lease=lease)
+        out = [Outgoing(identity, welcome)]
+        if self._end_reason is not None:
+            out.append(Outgoing(identity, End(reason=self._end_reason)))
+        return out
+
+    def _refusal(self, identity: bytes, hello: Hello) -> str | None:
+        reason = refusal(hello, identity, run_id=self._run_id, image_shape=self._shape)
+        peer = self._peers.get(identity)
+        if reason is None and peer is not None and peer.replaced:
+            reason = (
+                f"a newer start of generator {hello.generator_id!r} has joined; give every "
+                "generator an id of its own"
+            )
+        if reason is None and peer is None and len(self._peers) >= MAX_PEERS:
+            reason = f"{MAX_PEERS} connections have joined already; restart the run to admit more"
+        return reason
+
+    def _retire_older(self, hello: Hello) -> None:
+        # A generator has one engine at a time: a newer start means that the older one is gone.
+        key = (hello.generator_id, hello.role)
+        for identity, peer in self._peers.items():
+            if (peer.hello.generator_id, peer.hello.role) == key:
+                peer.replaced = True
+                if peer.connection == "alive":
+                    self._leave(identity, peer, "silent")
+
+    def _on_group(self, identity: bytes, peer: Peer, header: GroupHeader, payload: Buffer) -> None:
+        leased = self._ledger.spend(identity, header.lease)
+        fault = self._fault_of(peer, header)
+        peer.next_sequence = max(peer.next_sequence, header.sequence + 1)
+        if fault is None and leased:
+            try:
+                images_mchw = self._codecs[header.encoding].decode(payload, header.shape)
+            except MalformedMessage as error:
+                fault = error.reason
+            else:
+                self._sink.insert(Group(header.recipe, images_mchw))
+                peer.received += 1
+                return
+        if leased:
+            self._sink.reclaim(1)
+        peer.discarded[fault or "late"] += 1
+
+    def _fault_of(self, peer: Peer, header: GroupHeader) -> str | None:
+        if header.shape != self._shape:
+            return "shape"
+        if header.sequence < peer.next_sequence:
+            return "repeated"
+        recipe = header.recipe
+        if (recipe.incarnation, recipe.stream) != (peer.hello.incarnation, peer.hello.stream):
+            return "foreign_recipe"
+        return None
+
+    def _on_word(self, identity: bytes, peer: Peer, message: Message) -> list[Outgoing]:
+        if isinstance(message, Status):
+            peer.state, peer.counters = message.state, message.counters
+            peer.reported_sent = max(peer.reported_sent, message.sent)
+            return self._revive(identity, peer)
+        if isinstance(message, Bye):
+            peer.counters = message.counters
+            peer.reported_sent = max(peer.reported_sent, message.sent)
+            # Who failed says BYE too; that does not make it a clean end.
+            self._leave(identity, peer, "failed" if peer.connection == "failed" else "ended")
+            return [Outgoing(identity, ByeAck())]
+        if isinstance(message, Error):
+            self._on_error(identity, peer, message)
+            return []
+        self._malformed["unexpected"] += 1
+        return []
+
+    def _on_error(self, identity: bytes, peer: Peer, error: Error) -> None:
+        if peer.first_error is None:
+            peer.first_error = error.message
+        if peer.hello.role == "engine":
+            self._leave(identity, peer, "failed")
+            return
+        for other_identity, other in self._peers.items():
+            same = other.hello.generator_id == peer.hello.generator_id
+            named = error.stream in (None, other.hello.stream)
+            if same and named and other.hello.role == "engine" and other.connection == "alive":
+                self._leave(other_identity, other, "failed")
+
+    def _revive(self, identity: bytes, peer: Peer) -> list[Outgoing]:
+        if peer.connection != "silent" or peer.replaced:
+            return []
+        peer.connection = "alive"
+        return self._welcome(identity, peer)
+
+    def _leave(self, identity: bytes, peer: Peer, connection: Connection) -> None:
+        peer.connection = connection
+        self._reclaim(identity)
+
+    def _reclaim(self, identity: bytes) -> None:
+        self._sink.reclaim(self._ledger.close(identity))

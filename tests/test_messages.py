@@ -1,0 +1,246 @@
+"""The wire format: what is packed comes back, and nothing else is ever believed."""
+
+import io
+import struct
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from online_synclr.stream.errors import MalformedMessage
+from online_synclr.stream.frames import PREFIX_BYTES, pack, unpack
+from online_synclr.stream.messages import (
+    MAX_HEADER_BYTES,
+    MAX_TEXT,
+    Bye,
+    ByeAck,
+    Credit,
+    End,
+    Error,
+    GroupHeader,
+    Message,
+    Reject,
+    Status,
+    Welcome,
+    clip_text,
+    decode_body,
+)
+from online_synclr.stream.payload import SMALL_BYTES, JpegCodec, RawCodec, make_codec
+from tests.stream_helpers import SHAPE, images_of, make_hello, make_recipe
+
+MESSAGES: list[Message] = [
+    make_hello(),
+    make_hello(role="control"),
+    Welcome(trainer_index=1, addresses=["tcp://127.0.0.1:1", "ipc:///tmp/x"], lease=3),
+    Reject(reason="wrong run"),
+    Credit(num_groups=4, lease=3),
+    Status(state="loading", counters={"wait_s/credits": 1.5, "groups_sent": 3.0}, sent=3),
+    Bye(counters={}, sent=9),
+    ByeAck(),
+    End(reason="done"),
+    Error(message="out of memory", stream=4),
+    Error(message="budget spent"),
+]
+
+
+def make_header(**changes: object) -> GroupHeader:
+    header = GroupHeader(
+        recipe=make_recipe(5),
+        shape=SHAPE,
+        encoding="raw",
+        payload_bytes=int(np.prod(SHAPE)),
+        sequence=12,
+        lease=1,
+    )
+    return msgspec.structs.replace(header, **changes)
+
+
+def packed_group() -> list[bytes]:
+    return [bytes(frame) for frame in pack(make_header(), images_of(5).tobytes())]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_comes_back(message: Message) -> None:
+    assert unpack(pack(message)) == (message, b"")
+
+
+def test_a_group_comes_back() -> None:
+    header, payload = unpack(packed_group())
+    assert header == make_header()
+    assert np.array_equal(RawCodec().decode(payload, SHAPE), images_of(5))
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=200), max_size=4))
+def test_random_frames_are_refused(frames: list[bytes]) -> None:
+    with pytest.raises(MalformedMessage):
+        unpack(frames)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=300))
+def test_random_bodies_are_refused_or_typed(body: bytes) -> None:
+    try:
+        message = decode_body(body)
+    except MalformedMessage:
+        return
+    assert isinstance(message, msgspec.Struct)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_no_flipped_bit_passes(data: st.DataObject) -> None:
+    frames = packed_group()
+    which = data.draw(st.integers(0, 1))
+    position = data.draw(st.integers(0, 8 * len(frames[which]) - 1))
+    broken = bytearray(frames[which])
+    broken[position // 8] ^= 1 << (position % 8)
+    frames[which] = bytes(broken)
+    with pytest.raises(MalformedMessage):
+        unpack(frames)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 400))
+def test_no_truncated_header_passes(length: int) -> None:
+    header, payload = packed_group()
+    if length < len(header):
+        with pytest.raises(MalformedMessage):
+            unpack([header[:length], payload])
+
+
+def test_payload_and_header_cannot_be_exchanged() -> None:
+    first = packed_group()
+    second = [bytes(f) for f in pack(make_header(sequence=13), images_of(6).tobytes())]
+    with pytest.raises(MalformedMessage, match="checksum"):
+        unpack([first[0], second[1]])
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (make_header(payload_bytes=1), "payload_size"),
+        (make_header(recipe=make_recipe(images=3)), "image_count"),
+        (make_header(recipe=make_recipe(-1)), "recipe_number"),
+        (make_header(shape=(2, 3, 0, 8)), "header"),
+        (make_header(shape=(2, 3, 8, 10**6)), "header"),
+        (make_header(dtype="float32"), "header"),
+        (make_header(encoding="pickle"), "header"),
+        (make_header(sequence=-1), "header"),
+        (
+            make_header(recipe=msgspec.structs.replace(make_recipe(), caption="x" * 5000)),
+            "recipe_text",
+        ),
+        (Status(state="running", counters={"x": float("nan")}, sent=0), "counter_not_finite"),
+        (Status(state="running", counters={"x" * 65: 0.0}, sent=0), "header"),
+        (Status(state="running", counters={str(i): 0.0 for i in range(257)}, sent=0), "header"),
+        (Status(state="dancing", counters={}, sent=0), "header"),  # type: ignore[arg-type]
+        (Credit(num_groups=0, lease=0), "header"),
+        (make_hello("../etc"), "header"),
+        (make_hello("x" * 65), "header"),
+        (make_hello(run_id=""), "header"),
+        (make_hello(role="root"), "header"),
+        (End(reason="x" * (MAX_TEXT + 1)), "header"),
+    ],
+)
+def test_out_of_bounds_is_refused(message: Message, reason: str) -> None:
+    payload = bytes(np.prod(SHAPE)) if isinstance(message, GroupHeader) else b""
+    with pytest.raises(MalformedMessage) as refused:
+        unpack(pack(message, payload))
+    assert refused.value.reason == reason
+
+
+def test_unknown_fields_and_other_bodies_are_refused() -> None:
+    body = msgspec.msgpack.encode({"type": "credit", "num_groups": 1, "lease": 1, "x": 1})
+    for bad in (body, msgspec.msgpack.encode([1, 2]), b"", body[:-1], b"\x91" * 5000):
+        with pytest.raises(MalformedMessage, match="header"):
+            decode_body(bad)
+
+
+def test_another_protocol_version_is_named() -> None:
+    (frame,) = pack(ByeAck())
+    other = bytes(frame[:4]) + struct.pack("<H", 9) + bytes(frame[6:])
+    with pytest.raises(MalformedMessage) as refused:
+        unpack([other])
+    assert (refused.value.reason, refused.value.detail) == ("protocol_version", "9")
+
+
+def test_sizes_and_frame_counts() -> None:
+    header, payload = packed_group()
+    cases = {
+        "frame_count": [[], [header], [header, payload, b""], [bytes(pack(ByeAck())[0]), b""]],
+        "header_size": [[b""], [b"OSYN"], [bytes(PREFIX_BYTES + MAX_HEADER_BYTES + 1)]],
+        "magic": [[b"HTTP" + header[4:], payload]],
+    }
+    for reason, wrong in cases.items():
+        for frames in wrong:
+            with pytest.raises(MalformedMessage) as refused:
+                unpack(frames)
+            assert refused.value.reason in (reason, "checksum")
+
+
+def test_text_that_cannot_be_sent() -> None:
+    with pytest.raises(ValueError, match="cannot be encoded"):
+        pack(End(reason="\ud800"))
+    assert unpack(pack(End(reason=clip_text("\ud800" + "x" * 9000))))[0]
+    with pytest.raises(ValueError, match="exceeds"):
+        pack(End(reason="x" * (MAX_HEADER_BYTES + 1)))
+
+
+def test_raw_payload_is_not_copied_either_way() -> None:
+    shape = (2, 3, 128, 128)
+    images = images_of(1, shape)
+    payload = RawCodec().encode(images)
+    assert np.shares_memory(np.frombuffer(payload, np.uint8), images)
+    assert np.shares_memory(RawCodec().decode(payload, shape), images)
+    small = RawCodec().encode(images_of(1))
+    assert len(small) < SMALL_BYTES
+    assert not np.shares_memory(RawCodec().decode(small, SHAPE), np.frombuffer(small, np.uint8))
+
+
+def test_raw_payload_of_another_size_is_refused() -> None:
+    with pytest.raises(MalformedMessage, match="payload_size"):
+        RawCodec().decode(bytes(5), SHAPE)
+
+
+def test_jpeg_keeps_order_and_colours() -> None:
+    shape = (3, 3, 32, 48)
+    images = np.zeros(shape, np.uint8)
+    for index in range(3):
+        images[index, index] = 200
+    back = make_codec("jpeg").decode(make_codec("jpeg").encode(images), shape)
+    assert back.shape == shape
+    assert np.abs(back.astype(int) - images).max() <= 3
+
+
+def jpeg(size: tuple[int, int], mode: str = "RGB") -> bytes:
+    out = io.BytesIO()
+    Image.new(mode, size).save(out, "JPEG")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("blob", "reason"),
+    [
+        (jpeg((4096, 4096)), "jpeg_shape"),
+        (jpeg((8, 8), "L"), "jpeg_shape"),
+        (jpeg((8, 8))[:-100], "jpeg"),
+        (b"GIF89a", "jpeg"),
+        (b"", "jpeg"),
+    ],
+)
+def test_broken_jpegs_are_refused(blob: bytes, reason: str) -> None:
+    payload = struct.pack("<I", len(blob)) + blob
+    with pytest.raises(MalformedMessage) as refused:
+        JpegCodec().decode(payload, (1, 3, 8, 8))
+    assert refused.value.reason == reason
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=400))
+def test_random_jpeg_payloads_never_crash(payload: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        JpegCodec().decode(payload, SHAPE)

@@ -1,0 +1,45 @@
+"""Every group offered is sent once, counted as unsent once, or handed back."""
+
+import numpy as np
+
+from online_synclr.stream.group import Group
+from online_synclr.stream.outbox import Outbox
+from tests.stream_helpers import make_recipe
+
+
+def make_group(counter: int) -> Group:
+    return Group(make_recipe(counter), np.zeros((1, 3, 2, 2), dtype=np.uint8))
+
+
+def filled(count: int) -> Outbox:
+    outbox = Outbox(count)
+    assert all(outbox.put(make_group(counter), 0.0) for counter in range(count))
+    return outbox
+
+
+def test_a_group_that_is_sent_while_the_outbox_stops_is_not_unsent() -> None:
+    outbox = filled(3)
+    assert outbox.take() is not None
+    outbox.stop()
+    outbox.sent()
+    assert outbox.unsent == 2
+
+
+def test_a_group_put_back_after_the_stop_is_unsent() -> None:
+    outbox = filled(3)
+    group = outbox.take()
+    assert group is not None
+    outbox.stop()
+    outbox.put_back(group)
+    assert outbox.unsent == 3
+
+
+def test_a_group_put_back_is_the_oldest_again_and_keeps_its_room() -> None:
+    outbox = filled(2)
+    group = outbox.take()
+    assert group is not None
+    assert not outbox.put(make_group(9), 0.0), "the group in hand still takes its room"
+    outbox.put_back(group)
+    assert outbox.take() is group
+    outbox.sent()
+    assert outbox.put(make_group(9), 0.0)

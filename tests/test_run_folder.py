@@ -1,0 +1,48 @@
+"""The run folder's identity and incarnation."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from online_synclr.config import ConfigError
+from online_synclr.run_folder import RunFolder, write_durably
+
+
+def test_identity_is_kept_and_incarnation_raised(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    first = folder.run_id()
+    assert folder.raise_incarnation() == 1
+    again = RunFolder(tmp_path / "run")
+    assert again.run_id() == first
+    assert again.raise_incarnation() == 2
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.create()
+    with folder.lock(), pytest.raises(ConfigError, match="in use"):
+        folder.lock()
+    folder.lock().close()
+
+
+def test_a_killed_process_lets_the_folder_go(tmp_path: Path) -> None:
+    RunFolder(tmp_path).create()
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from online_synclr.run_folder import RunFolder\n"
+        f"handle = RunFolder(Path({str(tmp_path)!r})).lock()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    RunFolder(tmp_path).lock().close()
+
+
+def test_write_durably_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "value"
+    write_durably(path, "1")
+    write_durably(path, "2")
+    assert path.read_text() == "2"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["value"]

@@ -1,0 +1,358 @@
+"""A trainer's answers, without sockets: who is let in, what counts, what becomes of the dead."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from online_synclr.stream.frames import pack
+from online_synclr.stream.messages import (
+    Bye,
+    ByeAck,
+    Credit,
+    End,
+    Error,
+    GroupHeader,
+    Hello,
+    Message,
+    Reject,
+    Status,
+    Welcome,
+    peer_identity,
+)
+from online_synclr.stream.trainer_side import Outgoing, TrainerSide
+from tests.stream_helpers import RUN_ID, SHAPE, FakeSink, images_of, make_hello, make_recipe
+
+SILENCE_S = 8.0
+
+
+class Bench:
+    """A trainer side with a clock; `say` speaks as a generator, `packed` as anyone."""
+
+    def __init__(self, room: int = 100, limit: int = 4) -> None:
+        self.sink = FakeSink(room)
+        self.now_s = 0.0
+        self.side = TrainerSide(
+            run_id=RUN_ID,
+            image_shape=SHAPE,
+            sink=self.sink,
+            credits_per_generator=limit,
+            silence_s=SILENCE_S,
+        )
+        self.side.addresses = ["tcp://127.0.0.1:1"]
+        self.side.check_silence(0.0)
+
+    def say(self, hello: Hello, message: Message, payload: bytes = b"") -> list[Message]:
+        out = self.side.on_frames(peer_identity(hello), pack(message, payload), self.now_s)
+        assert all(outgoing.identity == peer_identity(hello) for outgoing in out)
+        return [outgoing.message for outgoing in out]
+
+    def join(self, hello: Hello) -> int:
+        """The lease period that WELCOME names."""
+        (welcome, *_) = self.say(hello, hello)
+        assert isinstance(welcome, Welcome)
+        return welcome.lease
+
+    def credits(self) -> dict[bytes, int]:
+        granted: dict[bytes, int] = {}
+        for outgoing in self.side.issue_credits():
+            assert isinstance(outgoing.message, Credit)
+            before = granted.get(outgoing.identity, 0)
+            granted[outgoing.identity] = before + outgoing.message.num_groups
+        return granted
+
+    def send(self, hello: Hello, lease: int, sequence: int, **changes: object) -> list[Message]:
+        return self.say(hello, header_of(lease, sequence, **changes), payload_of(sequence))
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass as a receiver does: with checks in between."""
+        until_s = self.now_s + seconds
+        while self.now_s < until_s:
+            self.now_s = min(until_s, self.now_s + self.side.check_interval_s)
+            self.side.check_silence(self.now_s)
+
+
+def header_of(lease: int, sequence: int, **changes: object) -> GroupHeader:
+    header = GroupHeader(
+        recipe=make_recipe(sequence),
+        shape=SHAPE,
+        encoding="raw",
+        payload_bytes=len(payload_of(0)),
+        sequence=sequence,
+        lease=lease,
+    )
+    return msgspec.structs.replace(header, **changes)
+
+
+def payload_of(counter: int) -> bytes:
+    return images_of(counter).tobytes()
+
+
+def adds_up(bench: Bench) -> bool:
+    now = bench.side.counters()
+    views = bench.side.views(bench.now_s)
+    per_peer = all(view.sent == view.received + view.lost + view.discarded for view in views)
+    total = now.sent == now.received + now.lost + sum(now.discarded.values())
+    return per_peer and total and now.received == len(bench.sink.groups)
+
+
+def test_a_group_under_a_credit_is_inserted() -> None:
+    bench, hello = Bench(), make_hello()
+    lease = bench.join(hello)
+    assert bench.credits() == {peer_identity(hello): 4}
+    assert bench.sink.in_flight == 4
+    for sequence in range(3):
+        assert bench.send(hello, lease, sequence) == []
+    assert [group.recipe.counter for group in bench.sink.groups] == [0, 1, 2]
+    assert bench.sink.in_flight == bench.side.counters().credits_in_flight == 1
+    assert adds_up(bench)
+
+
+@pytest.mark.parametrize(
+    ("hello", "words"),
+    [
+        (make_hello(run_id="other"), ["run id 'other'", "'run-1'"]),
+        (msgspec.structs.replace(make_hello(), protocol=2), ["protocol version 2", "speaks 1"]),
+        (make_hello(shape=(2, 3, 8, 9)), ["(2, 3, 8, 9)", "images.send_px"]),
+    ],
+)
+def test_strangers_are_refused_with_a_reason(hello: Hello, words: list[str]) -> None:
+    bench = Bench()
+    (answer,) = bench.say(hello, hello)
+    assert isinstance(answer, Reject)
+    assert all(word in answer.reason for word in words)
+    assert bench.side.views(0.0) == []
+    assert bench.credits() == {}
+
+
+def test_a_hello_under_anothers_routing_id_is_refused() -> None:
+    bench = Bench()
+    (answer,) = bench.side.on_frames(b"someone", pack(make_hello()), 0.0)
+    assert isinstance(answer.message, Reject)
+
+
+def test_another_protocol_on_the_wire_is_refused() -> None:
+    bench = Bench()
+    (frame,) = pack(make_hello())
+    other = bytes(frame[:4]) + b"\x07\x00" + bytes(frame[6:])
+    (answer,) = bench.side.on_frames(b"someone", [other], 0.0)
+    assert isinstance(answer.message, Reject)
+    assert "protocol version 7" in answer.message.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda: {"shape": (2, 3, 4, 16)}, "shape"),
+        (lambda: {"recipe": make_recipe(0, stream=9)}, "foreign_recipe"),
+        (lambda: {"encoding": "jpeg"}, "jpeg_table"),
+    ],
+)
+def test_unfit_groups_are_discarded_and_their_credit_returns(
+    change: Callable[[], dict[str, object]], reason: str
+) -> None:
+    bench, hello = Bench(), make_hello()
+    lease = bench.join(hello)
+    bench.credits()
+    bench.send(hello, lease, 0, **change())
+    assert bench.sink.in_flight == 3
+    assert bench.side.counters().discarded == {reason: 1}
+    assert bench.sink.groups == []
+    assert bench.credits() == {peer_identity(hello): 1}
+    assert adds_up(bench)
+
+
+def test_a_corrupted_group_is_discarded_and_its_credit_returns() -> None:
+    bench, hello = Bench(), make_hello()
+    lease = bench.join(hello)
+    bench.credits()
+    header, payload = pack(header_of(lease, 0), payload_of(0))
+    broken = bytes([payload[0] ^ 1]) + bytes(payload[1:])
+    bench.side.on_frames(peer_identity(hello), [header, broken], 0.0)
+    assert bench.side.counters().discarded == {"checksum": 1}
+    assert bench.sink.in_flight == 3
+    assert adds_up(bench)
+
+
+def test_groups_without_credit_are_discarded() -> None:
+    bench, hello = Bench(room=1), make_hello()
+    lease = bench.join(hello)
+    bench.credits()
+    bench.send(hello, lease, 0)
+    bench.send(hello, lease, 1)
+    assert bench.side.counters().discarded == {"late": 1}
+    assert adds_up(bench)
+
+
+def test_a_repeated_group_is_not_trained_on_twice() -> None:
+    bench, hello = Bench(), make_hello()
+    lease = bench.join(hello)
+    bench.credits()
+    bench.send(hello, lease, 0)
+    bench.send(hello, lease, 0)
+    assert bench.side.counters().discarded == {"repeated": 1}
+    assert len(bench.sink.groups) == 1
+
+
+def test_silence_reclaims_and_later_groups_are_late_once() -> None:
+    bench, hello = Bench(), make_hello()
+    lease = bench.join(hello)
+    bench.credits()
+    bench.send(hello, lease, 0)
+    bench.say(hello, Status(state="running", counters={}, sent=3))
+    bench.pass_time(SILENCE_S + 2)
+    (view,) = bench.side.views(bench.now_s)
+    assert (view.connection, view.sent, view.received, view.lost) == ("silent", 3, 1, 2)
+    assert bench.sink.in_flight == 0
+    assert bench.credits() == {}
+    (welcome,) = bench.send(hello, lease, 1)
+    assert isinstance(welcome, Welcome)
+    assert welcome.lease != lease
+    (view,) = bench.side.views(bench.now_s)
+    assert (view.connection, view.discarded, view.lost) == ("alive", 1, 1)
+    assert bench.credits() == {peer_identity(hello): 4}
+    bench.send(hello, lease, 2)
+    bench.send(hello, welcome.lease, 3)
+    assert bench.side.counters().discarded == {"late": 2}
+    assert len(bench.sink.groups) == 2
+    assert adds_up(bench)
+
+
+def test_heartbeats_keep_a_loading_generator_alive() -> None:
+    bench, hello = Bench(), make_hello(role="control")
+    bench.join(hello)
+    for _ in range(5):
+        bench.pass_time(SILENCE_S / 2)
+        bench.say(hello, Status(state="loading", counters={}, sent=0))
+    (view,) = bench.side.views(bench.now_s)
+    assert (view.connection, view.state) == ("alive", "loading")
+    assert bench.credits() == {}
+
+
+def test_time_in_which_the_trainer_stood_still_is_nobodys_silence() -> None:
+    bench, hello = Bench(), make_hello()
+    bench.join(hello)
+    bench.pass_time(1.0)
+    bench.now_s += 100 * SILENCE_S
+    bench.side.check_silence(bench.now_s)
+    assert bench.side.views(bench.now_s)[0].connection == "alive"
+    bench.pass_time(SILENCE_S + 2)
+    assert bench.side.views(bench.now_s)[0].connection == "silent"
+
+
+def test_bye_ends_and_is_acknowledged() -> None:
+    bench, hello = Bench(), make_hello()
+    lease = bench.join(hello)
+    bench.credits()
+    bench.send(hello, lease, 0)
+    assert bench.say(hello, Bye(counters={"groups_sent": 2.0}, sent=2)) == [ByeAck()]
+    (view,) = bench.side.views(0.0)
+    assert (view.connection, view.lost, view.counters) == ("ended", 1, {"groups_sent": 2.0})
+    assert bench.sink.in_flight == bench.side.live_engines == 0
+    bench.pass_time(10 * SILENCE_S)
+    assert bench.side.views(bench.now_s)[0].connection == "ended"
+    assert adds_up(bench)
+
+
+def test_an_engines_error_fails_it() -> None:
+    bench, hello = Bench(), make_hello()
+    bench.join(hello)
+    bench.credits()
+    bench.say(hello, Error(message="first"))
+    bench.say(hello, Error(message="second"))
+    assert bench.say(hello, Bye(counters={}, sent=0)) == [ByeAck()]
+    (view,) = bench.side.views(0.0)
+    assert (view.connection, view.first_error) == ("failed", "first")
+    assert bench.sink.in_flight == 0
+
+
+def test_the_supervisor_reports_its_dead_engine() -> None:
+    bench = Bench()
+    engine, control = make_hello(stream=4), make_hello(role="control", stream=0)
+    bench.join(engine)
+    bench.join(control)
+    bench.credits()
+    bench.say(control, Error(message="killed", stream=3))
+    assert bench.sink.in_flight == 4
+    bench.say(control, Error(message="killed again", stream=4))
+    assert bench.sink.in_flight == 0
+    bench.say(control, Status(state="idle", counters={"restarts": 2.0}, sent=0))
+    (view,) = bench.side.views(0.0)
+    assert (view.connection, view.state, view.first_error) == ("alive", "idle", "killed")
+
+
+def test_a_newer_start_replaces_the_older_and_counters_add_up() -> None:
+    bench = Bench()
+    old, new = make_hello(stream=1), make_hello(stream=2)
+    lease = bench.join(old)
+    bench.credits()
+    bench.send(old, lease, 0)
+    counters = {"images_rendered": 8.0, "rss_bytes": 100.0}
+    bench.say(old, Status(state="running", counters=counters, sent=1))
+    bench.join(new)
+    assert bench.credits() == {peer_identity(new): 4}
+    counters = {"images_rendered": 2.0, "rss_bytes": 60.0}
+    bench.say(new, Status(state="running", counters=counters, sent=0))
+    (view,) = bench.side.views(0.0)
+    assert view.counters == {"images_rendered": 10.0, "rss_bytes": 60.0}
+    assert (view.connection, view.received) == ("alive", 1)
+    assert bench.send(old, lease, 1) == []
+    (answer,) = bench.say(old, old)
+    assert isinstance(answer, Reject)
+    assert "id of its own" in answer.reason
+
+
+def test_end_is_told_to_all_and_to_latecomers() -> None:
+    bench = Bench()
+    for name in "ab":
+        bench.join(make_hello(name))
+    bench.credits()
+    out = bench.side.announce_end("done")
+    assert {outgoing.message for outgoing in out} == {End(reason="done")}
+    assert len(out) == 2
+    (welcome, end) = bench.say(make_hello("c"), make_hello("c"))
+    assert isinstance(welcome, Welcome)
+    assert end == End(reason="done")
+    assert bench.credits() == {}
+
+
+def test_groups_on_their_way_at_the_end_still_count() -> None:
+    bench, hello = Bench(), make_hello()
+    lease = bench.join(hello)
+    bench.credits()
+    bench.side.announce_end("done")
+    bench.send(hello, lease, 0)
+    assert len(bench.sink.groups) == 1
+
+
+def test_credits_that_could_not_be_sent_return() -> None:
+    bench, hello = Bench(), make_hello()
+    bench.join(hello)
+    (credit,) = bench.side.issue_credits()
+    bench.side.on_unsent(credit, unreachable=False)
+    assert bench.sink.in_flight == 0
+    (credit,) = bench.side.issue_credits()
+    bench.side.on_unsent(credit, unreachable=True)
+    assert bench.sink.in_flight == 0
+    assert bench.side.issue_credits() == []
+    bench.join(hello)
+    assert bench.credits() == {peer_identity(hello): 4}
+
+
+def test_the_unknown_and_the_unexpected_are_counted() -> None:
+    bench, hello = Bench(), make_hello()
+    bench.say(hello, Status(state="running", counters={}, sent=1))
+    bench.join(hello)
+    bench.say(hello, End(reason="I say so"))
+    bench.side.on_frames(b"x", [b"junk"], 0.0)
+    bench.side.on_frames(b"x", [b"junk", b"more"], 0.0)
+    counts = bench.side.counters().malformed
+    assert counts == {"unknown_peer": 1, "unexpected": 1, "header_size": 2}
+
+
+def test_nothing_is_answered_to_junk() -> None:
+    bench = Bench()
+    out: list[Outgoing] = []
+    for frames in ([], [b""], [b"a" * 100], [b"a"] * 5):
+        out += bench.side.on_frames(b"x", frames, 0.0)
+    assert out == []
