@@ -1,0 +1,93 @@
+"""Who waits for whom, and what to change about it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from online_synclr.monitor import metrics
+from online_synclr.monitor.formats import percent
+
+NOTABLE = 0.15
+"""Waiting below this share of the time is what two sides that fit each other show anyway."""
+
+Bottleneck = Literal["rendering", "captions", "training", "one trainer", "hand-over", "none"]
+
+
+@dataclass(frozen=True)
+class Hint:
+    """The side the run is limited by, and one line of advice."""
+
+    bottleneck: Bottleneck
+    text: str
+
+
+def diagnose(scalars: Mapping[str, float], max_reuse: float | None = None) -> Hint | None:
+    """The largest wait explained, or None while no wait has been measured.
+
+    Args:
+        scalars: metrics by name; the `wait/` ones and the reuse in force are read.
+        max_reuse: `pool.max_reuse`, so that reuse is not advised where it is spent already.
+    """
+    groups, vote, credits, captions = (
+        scalars.get(name)
+        for name in (
+            metrics.WAIT_GROUPS,
+            metrics.WAIT_VOTE,
+            metrics.WAIT_CREDITS,
+            metrics.WAIT_CAPTIONS,
+        )
+    )
+    if groups is None or credits is None:
+        return None
+    if groups >= NOTABLE and credits >= NOTABLE:
+        return _both_wait(groups, credits)
+    if groups >= NOTABLE and groups >= (vote or 0.0):
+        spent = max_reuse is not None and scalars.get(metrics.POOL_REUSE, 0.0) >= max_reuse
+        return _trainers_wait(groups, captions or 0.0, reuse_spent=spent)
+    if credits >= NOTABLE:
+        return _generators_wait(credits)
+    if vote is not None and vote >= NOTABLE:
+        return _one_trainer_slow(vote)
+    return Hint(
+        "none", f"neither side waits more than {percent(NOTABLE)} of the time: the split fits"
+    )
+
+
+def _trainers_wait(groups: float, captions: float, *, reuse_spent: bool) -> Hint:
+    reuse = "raise pool.max_reuse" if reuse_spent else "raise pool.samples_per_insert"
+    if captions >= NOTABLE:
+        return Hint(
+            "captions",
+            f"trainers wait for groups {percent(groups)}, renderers for captions "
+            f"{percent(captions)}: the LLM is the bottleneck; raise captions.batch_captions, use a "
+            f"faster model, or {reuse}",
+        )
+    return Hint(
+        "rendering",
+        f"trainers wait for groups {percent(groups)}: rendering is the bottleneck; add a "
+        f"generator, lower images.steps, or {reuse}",
+    )
+
+
+def _generators_wait(credits: float) -> Hint:
+    return Hint(
+        "training",
+        f"generators wait for credits {percent(credits)}: training is the bottleneck; use fewer "
+        "generators and more trainers, or lower pool.samples_per_insert for fresher data",
+    )
+
+
+def _one_trainer_slow(vote: float) -> Hint:
+    return Hint(
+        "one trainer",
+        f"trainers wait for each other {percent(vote)}: one of them is slower or gets fewer "
+        "groups; compare their logs",
+    )
+
+
+def _both_wait(groups: float, credits: float) -> Hint:
+    return Hint(
+        "hand-over",
+        f"trainers wait for groups {percent(groups)} and generators for credits "
+        f"{percent(credits)}, in turns: raise pool.error_buffer or stream.credits_per_generator",
+    )

@@ -1,0 +1,280 @@
+"""Every metric's name, unit and meaning, in one place.
+
+The names are the same in TensorBoard and in metrics.jsonl.
+`python -m online_synclr.monitor.metrics` prints docs/metrics.md.
+"""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One curve, or with a `<field>` in its name a family of curves."""
+
+    name: str
+    unit: str
+    help: str
+
+    @property
+    def description(self) -> str:
+        """Unit and meaning, for a chart's tooltip."""
+        return f"[{self.unit}] {self.help}"
+
+
+METRICS: dict[str, Metric] = {}
+"""All metrics by name or pattern, in the order shown."""
+
+
+def _declare(name: str, unit: str, meaning: str) -> str:
+    METRICS[name] = Metric(name, unit, meaning)
+    return name
+
+
+LOSS_TOTAL = _declare("loss/total", "nats", "Weighted sum of the losses that is minimised.")
+LOSS_GLOBAL = _declare(
+    "loss/global", "nats", "Multi-positive contrastive loss, global crops against global crops."
+)
+LOSS_LOCAL = _declare(
+    "loss/local", "nats", "Multi-positive contrastive loss, local crops against global crops."
+)
+LOSS_MIM = _declare("loss/mim", "nats", "Masked image modelling (iBOT) loss on masked tokens.")
+
+TRAINER_UNIQUE_IMAGES = _declare(
+    "throughput/trainer_unique_images_per_s",
+    "images/s",
+    "Images trained on for the first time, all trainers, recent window. In balance it equals "
+    "generator_images_per_s; image uses are this times the reuse.",
+)
+TRAINER_IMAGE_USES = _declare(
+    "throughput/trainer_image_uses_per_s",
+    "images/s",
+    "Images in training batches, repeats counted, all trainers, recent window.",
+)
+TRAINER_STEPS = _declare(
+    "throughput/trainer_steps_per_s", "steps/s", "Optimiser steps, recent window."
+)
+GENERATOR_IMAGES = _declare(
+    "throughput/generator_images_per_s",
+    "images/s",
+    "Images rendered by all generators, recent window.",
+)
+GENERATOR_CAPTIONS = _declare(
+    "throughput/generator_captions_per_s",
+    "captions/s",
+    "Captions accepted by the filters of all generators, recent window.",
+)
+
+_OF_IMAGES = _declare(
+    "throughput_by_generator/<id>/images_per_s",
+    "images/s",
+    "Images rendered by one generator, recent window.",
+)
+_OF_CAPTIONS = _declare(
+    "throughput_by_generator/<id>/captions_per_s",
+    "captions/s",
+    "Captions accepted by the filter of one generator, recent window.",
+)
+_OF_SHARE = _declare(
+    "throughput_by_generator/<id>/share",
+    "share",
+    "One generator's part of all images rendered so far; equal machines have equal shares.",
+)
+
+WAIT_GROUPS = _declare(
+    "wait/trainer_groups",
+    "share of time",
+    "Trainers waited for groups: generation is the bottleneck. Mean over trainers, cumulative "
+    "since the first step, like all waits.",
+)
+WAIT_VOTE = _declare(
+    "wait/trainer_vote",
+    "share of time",
+    "Trainers waited for another trainer before a step: one rank is slower or starved.",
+)
+WAIT_CREDITS = _declare(
+    "wait/generator_credits",
+    "share of time",
+    "Generators held rendered groups that no trainer asked for: training is the bottleneck.",
+)
+WAIT_CAPTIONS = _declare(
+    "wait/generator_captions",
+    "share of time",
+    "Renderers waited for captions: the LLM is the bottleneck.",
+)
+WAIT_CAPTIONER = _declare(
+    "wait/captioner_queue_full",
+    "share of time",
+    "The LLM waited because enough captions lie ready: normal where rendering is the slower part.",
+)
+
+POOL_GROUPS = _declare("pool/groups", "groups", "Groups held by all trainers.")
+POOL_BYTES = _declare("pool/bytes", "bytes", "Bytes of the images held by all trainers.")
+POOL_AGE = _declare("pool/mean_age_s", "s", "Mean time since the groups held arrived.")
+POOL_REUSE = _declare(
+    "pool/reuse_in_force",
+    "uses/group",
+    "Reuse the rate limiter allows now; above pool.samples_per_insert only with adaptive reuse.",
+)
+POOL_MEAN_USES = _declare(
+    "pool/mean_uses", "uses/group", "Uses so far for each group received so far."
+)
+POOL_EVICTED = _declare(
+    "pool/evicted", "groups", "Groups evicted so far, used up or pushed out by newer ones."
+)
+POOL_EVICTED_UNUSED = _declare(
+    "pool/evicted_unused", "groups", "Groups evicted so far that were never trained on: waste."
+)
+POOL_CREDITS = _declare(
+    "pool/credits_in_flight", "groups", "Groups asked for that have not arrived yet."
+)
+POOL_ERROR = _declare(
+    "pool/limiter_error",
+    "group-uses",
+    "Group-uses that sampling is behind (+) or ahead (-) of reuse times groups received.",
+)
+_EVICTIONS_LEFT = _declare(
+    "pool_evictions/uses_left_<k>", "groups", "Groups evicted so far with k uses still allowed."
+)
+
+CAPTIONS_RATE = _declare(
+    "captions/per_s", "captions/s", "Captions written by the LLMs before filtering, recent window."
+)
+_CAPTIONS_REJECTED = _declare(
+    "captions/rejected_<reason>", "captions", "Captions the filters refused so far, by reason."
+)
+CAPTIONS_DISTINCT = _declare(
+    "captions/distinct", "captions", "Different captions trained on so far: the classes seen."
+)
+CAPTIONS_CONCEPTS = _declare(
+    "captions/distinct_concepts", "concepts", "Different concepts trained on so far."
+)
+CAPTIONS_SAME_CONCEPT = _declare(
+    "captions/same_concept_share",
+    "share",
+    "Pairs of different captions in a batch that share a concept: possible false negatives.",
+)
+CAPTIONS_REPEATED = _declare(
+    "captions/repeated_share", "share", "Groups trained on whose caption was trained on before."
+)
+
+OPTIM_LR = _declare("optim/lr", "1", "Learning rate.")
+OPTIM_WEIGHT_DECAY = _declare("optim/weight_decay", "1", "Weight decay.")
+OPTIM_GRAD_NORM = _declare("optim/grad_norm", "1", "Gradient norm before clipping.")
+OPTIM_EMA = _declare("optim/ema", "1", "Momentum of the teacher.")
+OPTIM_TEACHER_TEMPERATURE = _declare(
+    "optim/teacher_temperature", "1", "Teacher temperature of the masked-image loss."
+)
+OPTIM_NON_FINITE = _declare(
+    "optim/non_finite_steps", "steps", "Steps so far whose loss or gradient was not finite."
+)
+
+KNN_ACCURACY = _declare(
+    "knn/accuracy", "share", "k-nearest-neighbour accuracy of the features on labelled images."
+)
+
+MEMORY_TRAINER = _declare(
+    "memory/trainer_rss_bytes", "bytes", "Resident memory of the largest trainer process."
+)
+MEMORY_TRAINER_GPU = _declare(
+    "memory/trainer_gpu_bytes", "bytes", "Peak GPU memory of the trainer that uses most."
+)
+MEMORY_GENERATOR = _declare(
+    "memory/generator_rss_bytes", "bytes", "Resident memory of the largest generator engine."
+)
+
+GENERATORS_ALIVE = _declare("generators/alive", "generators", "Generators heard of recently.")
+GENERATORS_RESTARTS = _declare("generators/restarts", "restarts", "Engine restarts so far.")
+
+BALANCE: dict[str, dict[str, str]] = {
+    "balance/images_per_s": {
+        "generators": GENERATOR_IMAGES,
+        "trainers": TRAINER_UNIQUE_IMAGES,
+    },
+    "balance/waiting": {"generators": WAIT_CREDITS, "trainers": WAIT_GROUPS},
+}
+"""Curves laid over each other in TensorBoard: by side, the metric that is shown once more."""
+SIDES = ("generators", "trainers")
+
+PICTURE_GROUPS = "samples/groups"
+PICTURE_CAPTIONS = "samples/captions"
+
+
+def of_generator(generator: str, quantity: str) -> str:
+    """`throughput_by_generator/<id>/<quantity>`; quantities: images_per_s, captions_per_s, share.
+
+    Raises:
+        KeyError: there is no such quantity.
+    """
+    return _known(f"throughput_by_generator/{generator}/{quantity}")
+
+
+def rejected_captions(reason: str) -> str:
+    """`captions/rejected_<reason>`."""
+    return _CAPTIONS_REJECTED.replace("<reason>", reason)
+
+
+def evictions_with_uses_left(uses: int) -> str:
+    """`pool_evictions/uses_left_<k>`."""
+    return _EVICTIONS_LEFT.replace("<k>", str(uses))
+
+
+def describe(name: str) -> Metric | None:
+    """The metric a name belongs to, families included; None for a name nobody declared."""
+    if name in METRICS:
+        return METRICS[name]
+    return next((METRICS[key] for key, regex in _PATTERNS if regex.fullmatch(name)), None)
+
+
+def markdown_list() -> str:
+    """All metrics for TensorBoard's text panel, whose tables are too narrow for names."""
+    return "\n".join(f"- `{item.name}` [{item.unit}] {item.help}" for item in METRICS.values())
+
+
+def markdown_table() -> str:
+    """A table of all metrics, in Markdown."""
+    rows = [f"| `{item.name}` | {item.unit} | {item.help} |" for item in METRICS.values()]
+    return "\n".join(["| name | unit | meaning |", "| --- | --- | --- |", *rows])
+
+
+def _known(name: str) -> str:
+    if describe(name) is None:
+        raise KeyError(name)
+    return name
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    # Ids may hold any character but the slash that separates the parts of a name.
+    return re.compile(re.sub(r"<\w+>", "[^/]+", name))
+
+
+_PATTERNS = [(name, _pattern(name)) for name in METRICS if "<" in name]
+
+_DOCUMENT = """# Metrics
+
+Made by `python -m online_synclr.monitor.metrics > docs/metrics.md`; a test keeps it current.
+
+Every curve has the same name in TensorBoard and in `metrics.jsonl` (one line a logged step:
+`step`, `time_s` as wall clock, then names and values; a value that is not finite is null).
+"Recent window" is about the last 30 seconds. Figures "so far" count from the run's first attempt.
+
+{table}
+
+TensorBoard also lays the two sides over each other, in two colours: `balance/images_per_s`
+(`throughput/generator_images_per_s` and `throughput/trainer_unique_images_per_s`) and
+`balance/waiting` (`wait/generator_credits` and `wait/trainer_groups`). They stand in the runs
+`tb/generators` and `tb/trainers` and are the same figures once more.
+
+Pictures: `{groups}` shows whole groups, one a row; `{captions}` has their captions and recipes.
+"""
+
+
+def document() -> str:
+    """docs/metrics.md, whole."""
+    return _DOCUMENT.format(
+        table=markdown_table(), groups=PICTURE_GROUPS, captions=PICTURE_CAPTIONS
+    )
+
+
+if __name__ == "__main__":
+    print(document(), end="")

@@ -1,0 +1,1 @@
+"""Recipes: how the shipped artefacts of the project were made."""

@@ -1,0 +1,1 @@
+"""The pictures of TensorBoard and of the console in the README."""

@@ -1,0 +1,93 @@
+"""The summary: identities, JSON, closing words."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from online_synclr.monitor.monitor import Monitor
+from online_synclr.monitor.summary import Summary
+from tests.monitor_helpers import make_config, make_roles
+
+SUMMARY = Summary(
+    steps=30,
+    groups_sent=105,
+    groups_received=100,
+    groups_trained=80,
+    group_uses=160,
+    groups_lost=4,
+    groups_discarded=1,
+    groups_evicted_unused=5,
+    groups_left=15,
+    distinct_captions=79,
+    images_rendered=420,
+    trainer_images_per_s=12.0,
+    trainer_image_uses_per_s=24.0,
+    generator_images_per_s=12.5,
+    trainer_wait_fraction=0.4,
+    generator_wait_fraction=0.02,
+    time_to_first_step_s=9.0,
+    wall_s=61.0,
+    trainer_waits={"groups": 0.39, "vote": 0.01},
+    generator_waits={"credits": 0.02, "captions": 0.0},
+    generator_shares={"gen-0": 0.5, "gen-1": 0.5},
+    knn_before=0.21,
+    knn_after=0.56,
+)
+
+
+def test_a_sound_summary_adds_up() -> None:
+    assert SUMMARY.check_identities() == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("groups_sent", 106, "groups sent (106)"),
+        ("groups_lost", 3, "received + lost + discarded (104)"),
+        ("groups_left", 14, "trained + evicted unused + left (99)"),
+        ("group_uses", 79, "group uses (79)"),
+        ("distinct_captions", 101, "distinct captions (101)"),
+        ("wall_s", -1.0, "wall_s is negative"),
+    ],
+)
+def test_what_does_not_add_up_is_named(field: str, value: float, words: str) -> None:
+    broken = replace(SUMMARY, **{field: value})  # type: ignore[arg-type]
+    assert any(words in sentence for sentence in broken.check_identities())
+    assert "DOES NOT ADD UP" in broken.text(Path("runs/x"))
+
+
+def test_the_file_reads_back_equal_and_names_violations(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    SUMMARY.write(path)
+    assert Summary.read(path) == SUMMARY
+    assert json.loads(path.read_text(encoding="utf-8"))["violations"] == []
+
+
+def test_the_closing_words_tell_the_run() -> None:
+    text = SUMMARY.text(Path("runs/x"))
+    for words in (
+        "30 steps in 0:01:01",
+        "79 distinct",
+        "420 images rendered",
+        "generators 12.5, trainers 12 new and 24 with reuse",
+        "trainers 39 % for groups, 1 % for vote; generators 2 % for credits",
+        "21.0 % before, 56.0 % after",
+        "tensorboard --logdir runs/x/tb",
+    ):
+        assert words in text
+    assert "SYNTHETIC" not in text
+
+
+def test_the_monitor_writes_says_and_never_forgets_synthetic_engines(tmp_path: Path) -> None:
+    out = io.StringIO()
+    roles = make_roles(("images.backend=synthetic",))
+    monitor = Monitor(make_config(), tmp_path, roles, console=Console(file=out, width=60))
+    monitor.log_summary(SUMMARY)
+    monitor.close()
+    assert Summary.read(tmp_path / "summary.json").synthetic_parts == ["images.backend=synthetic"]
+    assert "SYNTHETIC ENGINES, not a real run: images.backend=synthetic" in out.getvalue()
+    assert "30 steps in 0:01:01" in out.getvalue()
