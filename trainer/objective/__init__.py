@@ -1,0 +1,1 @@
+"""The objective: views, student and teacher, the losses, schedules and the optimiser."""

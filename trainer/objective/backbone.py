@@ -1,0 +1,131 @@
+"""The vision transformer: any of timm's with a class token, plus a mask token.
+
+Shapes: N images of H x W pixels, T = (H / patch) * (W / patch) tokens, E embedding dimensions.
+"""
+
+import timm
+import torch
+from timm.models import VisionTransformer
+from torch import nn
+
+from online_synclr.config.schema import TrainerConfig
+
+MASK_TOKEN_STD = 0.02
+"""As the other tokens of the published code."""
+
+
+class Backbone(nn.Module):
+    """A timm ViT that takes images of several sizes; positions are interpolated for the others."""
+
+    def __init__(self, vit: VisionTransformer, *, mask_token: bool) -> None:
+        super().__init__()
+        self.vit = vit
+        self.mask_token: nn.Parameter | None = None
+        if mask_token:
+            self.mask_token = nn.Parameter(torch.empty(vit.embed_dim))
+            nn.init.normal_(self.mask_token, std=MASK_TOKEN_STD)
+
+    @property
+    def embed_dim(self) -> int:
+        """E."""
+        return int(self.vit.embed_dim)
+
+    @property
+    def patch_px(self) -> int:
+        """Side of a patch."""
+        return int(self.vit.patch_embed.patch_size[0])
+
+    def forward_tokens(
+        self, images_N3HW: torch.Tensor, mask_NT: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens of the last block after its norm.
+
+        Args:
+            images_N3HW: float, normalised; sides divisible by the patch.
+            mask_NT: bool; masked tokens are replaced by the mask token before the positions are
+                added. None: no mask.
+
+        Returns:
+            Class tokens (N, E) and patch tokens (N, T, E).
+
+        Raises:
+            ValueError: a mask was given to a backbone made without a mask token.
+        """
+        tokens_NHWE = self.vit.patch_embed(images_N3HW)
+        if mask_NT is not None:
+            if self.mask_token is None:
+                raise ValueError("this backbone has no mask token")
+            mask_NHW1 = mask_NT.view(tokens_NHWE.shape[:3]).unsqueeze(-1)
+            tokens_NHWE = torch.where(mask_NHW1, self.mask_token.to(tokens_NHWE.dtype), tokens_NHWE)
+        tokens = self.vit.norm_pre(self.vit.patch_drop(self.vit._pos_embed(tokens_NHWE)))
+        # One of the two norms is an identity: some models call their last norm fc_norm.
+        tokens = self.vit.fc_norm(self.vit.norm(self.vit.blocks(tokens)))
+        return tokens[:, 0], tokens[:, self.vit.num_prefix_tokens :]
+
+    def forward(self, images_N3HW: torch.Tensor) -> torch.Tensor:
+        """Class tokens (N, E): what evaluation reads."""
+        return self.forward_tokens(images_N3HW)[0]
+
+
+def build_backbone(trainer: TrainerConfig, *, drop_path: float, mask_token: bool) -> Backbone:
+    """Create the ViT of the settings.
+
+    Args:
+        trainer: `backbone`, `backbone_args`, `pretrained` and `crops` are read.
+        drop_path: stochastic depth; 0 for the teacher.
+        mask_token: whether it will be given masks.
+
+    Returns:
+        A backbone on the CPU in float32.
+
+    Raises:
+        ValueError: timm has no such model, or it is no ViT with a class token, or a crop's side is
+            not divisible by the patch.
+    """
+    vit = _create(trainer, drop_path)
+    if not isinstance(vit, VisionTransformer) or vit.cls_token is None:
+        raise ValueError(
+            f"trainer.backbone: {trainer.backbone} is not a ViT with a class token; "
+            "take one of timm's vit_* models"
+        )
+    backbone = Backbone(vit, mask_token=mask_token)
+    _check_sides(trainer, backbone.patch_px)
+    return backbone
+
+
+def _create(trainer: TrainerConfig, drop_path: float) -> nn.Module:
+    if not timm.is_model(trainer.backbone):
+        raise ValueError(
+            f"trainer.backbone: timm {timm.__version__} has no model {trainer.backbone}; "
+            "timm.list_models('vit_*') lists those that fit"
+        )
+    arguments = {
+        **trainer.backbone_args,
+        "img_size": trainer.crops.global_px,
+        "dynamic_img_size": True,
+        "drop_path_rate": drop_path,
+        "num_classes": 0,
+        "global_pool": "token",
+    }
+    try:
+        model: nn.Module = timm.create_model(
+            trainer.backbone, pretrained=trainer.pretrained, **arguments
+        )
+    except (TypeError, AssertionError) as error:
+        raise ValueError(
+            f"trainer.backbone: {trainer.backbone} cannot be made with {arguments} ({error}); "
+            "take one of timm's vit_* models or change trainer.backbone_args"
+        ) from error
+    return model
+
+
+def _check_sides(trainer: TrainerConfig, patch_px: int) -> None:
+    sides = {"global_px": trainer.crops.global_px}
+    if trainer.crops.locals_per_image:
+        sides["local_px"] = trainer.crops.local_px
+    for key, side in sides.items():
+        if side % patch_px:
+            raise ValueError(
+                f"trainer.crops.{key} is {side}, not a multiple of the backbone's patch; "
+                f"set it to a multiple of {patch_px}"
+            )
