@@ -1,0 +1,377 @@
+"""Checkpoints: bit-exact continuation, atomic files, the last K, clear refusals."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from online_synclr.config import Config, ConfigError
+from online_synclr.paths import PROJECT_DIR
+from tests.rank_pool import RankPool
+from tests.test_trainer_run import make_role
+from tests.tiny_objective import tiny_config
+from tests.tiny_step import ALONE, CPU, tiny_batch, tiny_group, tiny_step, weights
+from trainer import checkpoint, checkpoint_files, checkpoint_reading
+from trainer.distributed import Trainers
+from trainer.intake import Intake, build_intake
+from trainer.step import TrainStep
+from trainer.totals import Totals
+from trainer.writer import CheckpointWriter
+
+DROP_PATH = 0.3
+"""Stochastic depth draws from torch's own generator, whose state a checkpoint must bring back."""
+
+
+def make_config(run_dir: Path, **trainer: Any) -> Config:
+    config = tiny_config(**{"drop_path": DROP_PATH, **trainer})
+    images = config.images.model_copy(update={"send_px": 20, "render_px": 20})
+    run = config.run.model_copy(update={"dir": run_dir})
+    return config.model_copy(update={"images": images, "run": run})
+
+
+def make_intake(config: Config, trainers: Trainers = ALONE) -> Intake:
+    return build_intake(
+        config, local_batch=config.trainer.batch_groups // trainers.size, seed=trainers.index
+    )
+
+
+def use_intake(intake: Intake, config: Config, num_groups: int) -> None:
+    for number in range(num_groups):
+        intake.credits_to_issue(1)
+        intake.insert(tiny_group(config, number))
+    assert intake.try_sample(config.trainer.batch_groups) is not None
+
+
+def run_steps(train: TrainStep, config: Config, first: int, last: int, trainers: Trainers) -> None:
+    for number in range(first, last):
+        train(tiny_batch(config, number, trainers), number)
+
+
+def save(
+    run_dir: Path,
+    config: Config,
+    step: int,
+    train: TrainStep,
+    intake: Intake,
+    trainers: Trainers = ALONE,
+) -> None:
+    checkpoint.save(
+        run_dir / "checkpoints",
+        config=config,
+        step=step,
+        train=train,
+        intake=intake,
+        trainers=trainers,
+        totals=Totals(lost=3, captions=b"12345678", knn_before=0.25) if trainers.is_first else None,
+    )
+
+
+def test_training_continues_to_the_bit(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    torch.manual_seed(11)
+    train, intake = tiny_step(config), make_intake(config)
+    use_intake(intake, config, 14)
+    run_steps(train, config, 0, 3, ALONE)
+    save(tmp_path, config, 3, train, intake)
+    run_steps(train, config, 3, 5, ALONE)
+    expected = weights(train)
+
+    torch.manual_seed(99)
+    again, fresh_intake = tiny_step(config), make_intake(config)
+    restored = checkpoint.restore(
+        checkpoint.choose(config), config=config, train=again, intake=fresh_intake, trainers=ALONE
+    )
+    assert restored.step == 3
+    assert restored.totals == Totals(lost=3, captions=b"12345678", knn_before=0.25)
+    run_steps(again, config, 3, 5, ALONE)
+    for name, value in weights(again).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_the_intake_counts_on_and_its_groups_are_gone(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    train, intake = tiny_step(config), make_intake(config)
+    use_intake(intake, config, 14)
+    before = intake.counters()
+    save(tmp_path, config, 1, train, intake)
+    fresh = make_intake(config)
+    path = checkpoint.choose(config)
+    checkpoint.restore(path, config=config, train=train, intake=fresh, trainers=ALONE)
+    after = fresh.counters()
+    assert (after.received, after.trained) == (before.received, before.trained)
+    assert after.received == after.trained + after.evicted_unused + after.left
+    assert (after.groups, after.limiter_error) == (0, 0.0)
+
+
+def test_nothing_to_restore_starts_at_zero(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    assert checkpoint.choose(config) is None
+    train = tiny_step(config)
+    before = weights(train)
+    restored = checkpoint.restore(
+        None, config=config, train=train, intake=make_intake(config), trainers=ALONE
+    )
+    assert restored == checkpoint.Restored()
+    for name, value in weights(train).items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"mim": {"prototypes": 24}}, "trainer.mim"),
+        (
+            {"backbone_args": {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}},
+            "trainer.backbone_args",
+        ),
+        ({"contrastive": {"out_dim": 12}}, "trainer.contrastive"),
+    ],
+)
+def test_other_shapes_are_refused_in_one_line(
+    tmp_path: Path, changed: dict[str, Any], named: str
+) -> None:
+    config = make_config(tmp_path)
+    save(tmp_path, config, 1, tiny_step(config), make_intake(config))
+    other = make_config(tmp_path, **changed)
+    train = tiny_step(other)
+    with pytest.raises(ConfigError, match=r"run\.resume") as caught:
+        checkpoint.restore(
+            checkpoint.choose(other),
+            config=other,
+            train=train,
+            intake=make_intake(other),
+            trainers=ALONE,
+        )
+    assert f"set back {named}, or" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_which_checkpoint_is_continued(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    old = checkpoint_files.write_checkpoint(folder, 5, {"a": 1}, "")
+    new = checkpoint_files.write_checkpoint(folder, 10, {"a": 1}, "")
+    assert checkpoint.choose(config) == new
+    with pytest.raises(ConfigError, match=r"run\.resume=never"):
+        checkpoint.choose(with_resume(config, "never"))
+    assert checkpoint.choose(with_resume(config, new)) == new
+    with pytest.raises(ConfigError, match="checkpoint of its own"):
+        checkpoint.choose(with_resume(config, old))
+    elsewhere = with_resume(make_config(tmp_path / "empty"), old)
+    assert checkpoint.choose(elsewhere) == old
+
+
+def test_a_restarted_attempt_continues_from_what_the_job_wrote(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    given = checkpoint_files.write_checkpoint(tmp_path / "other", 5, {"a": 1}, "")
+    for resume in ("never", given):
+        started = with_resume(config, resume)
+        assert checkpoint.choose(started, attempt=1) == (None if resume == "never" else given)
+    own = checkpoint_files.write_checkpoint(folder, 10, {"a": 1}, "")
+    for resume in ("never", given):
+        assert checkpoint.choose(with_resume(config, resume), attempt=1) == own
+
+
+def with_resume(config: Config, resume: object) -> Config:
+    return config.model_copy(update={"run": config.run.model_copy(update={"resume": resume})})
+
+
+def test_the_last_k_are_kept(tmp_path: Path) -> None:
+    for step in (2, 4, 6, 8):
+        checkpoint_files.write_checkpoint(tmp_path, step, {"step": step}, "a: 1\n")
+        checkpoint_files.prune(tmp_path, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000006", "step_00000008"]
+    newest = tmp_path / "step_00000008"
+    assert checkpoint_files.parse_file(checkpoint_files.complete_file(newest)) == {"step": 8}
+    assert (newest / "config.yaml").read_text() == "a: 1\n"
+
+
+def test_partial_checkpoints_are_ignored_and_cleared_away(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    whole = checkpoint_files.write_checkpoint(folder, 3, {"a": torch.ones(100)}, "")
+    partial = folder / ".step_00000009.123.tmp"
+    partial.mkdir()
+    cut_off = folder / "step_00000007"
+    cut_off.mkdir()
+    data = (whole / "checkpoint.pt").read_bytes()
+    (cut_off / "checkpoint.pt").write_bytes(data[: len(data) // 2])
+    (folder / "notes.txt").write_text("not a checkpoint")
+    assert checkpoint_files.latest(tmp_path) == whole
+    with pytest.raises(ConfigError, match="not a complete checkpoint"):
+        checkpoint_files.complete_file(cut_off)
+    checkpoint_files.write_checkpoint(folder, 7, {"a": 1}, "")
+    assert not partial.exists()
+    assert checkpoint_files.latest(tmp_path) == cut_off
+
+
+def test_a_checkpoint_can_run_no_code(tmp_path: Path) -> None:
+    folder = tmp_path / "step_00000001"
+    folder.mkdir()
+    torch.save({"evil": Path}, folder / "checkpoint.pt")
+    with pytest.raises(Exception, match=r"[Ww]eights"):
+        checkpoint_files.parse_file(checkpoint_files.complete_file(folder))
+
+
+@contextmanager
+def files_end_at(num_bytes: int) -> Iterator[None]:
+    """Writing beyond fails with OSError, as on a disk that fills up half-way."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_fills_up_half_way_is_an_os_error(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    state = {"data": torch.zeros(2**18)}
+    checkpoint_files.write_checkpoint(folder, 1, state, "")
+    with files_end_at(2**19), pytest.raises(OSError, match="File too large"):
+        checkpoint_files.write_checkpoint(folder, 2, state, "")
+    assert checkpoint_files.latest(tmp_path) == folder / "step_00000001"
+    checkpoint_files.write_checkpoint(folder, 3, state, "")
+    assert sorted(path.name for path in folder.iterdir()) == ["step_00000001", "step_00000003"]
+
+
+def test_a_checkpoint_that_could_not_be_written_is_never_called_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("No space left on device")
+
+    said: list[str] = []
+    config = make_config(tmp_path)
+    writer = CheckpointWriter(
+        config,
+        make_role(tmp_path),
+        train=tiny_step(config),
+        intake=make_intake(config),
+        trainers=ALONE,
+        reporter=FakeReporter(),  # type: ignore[arg-type]
+        restored=checkpoint.Restored(),
+        say=said.append,
+    )
+    monkeypatch.setattr(writer, "totals", lambda merged: Totals())
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(checkpoint, "save", fail)
+        assert not writer.save(2)
+        assert not writer.save(2), "leaving at the same step must not report success"
+    assert said == ["the checkpoint of step 2 could not be written: No space left on device"]
+    assert writer.save(4)
+    assert writer.save(4)
+
+
+class FakeReporter:
+    """Has no figures."""
+
+    def collect(self) -> None:
+        """Nobody to wait for."""
+
+
+WRITE_FOR_EVER = """
+import sys, torch
+from pathlib import Path
+from trainer.checkpoint_files import prune, write_checkpoint
+step = 0
+while True:
+    step += 1
+    state = {"step": step, "data": torch.full((2**18,), step)}
+    write_checkpoint(Path(sys.argv[1]), step, state, "")
+    prune(Path(sys.argv[1]), 2)
+    print(step, flush=True)
+"""
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.004, 0.011])
+def test_killed_while_writing(tmp_path: Path, delay_s: float) -> None:
+    folder = tmp_path / "checkpoints"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITE_FOR_EVER, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT_DIR,
+        env={**os.environ, "PYTHONPATH": str(PROJECT_DIR)},
+    )
+    assert writer.stdout is not None
+    done = [int(writer.stdout.readline()) for _ in range(3)][-1]
+    # Not for synchronisation: it spreads the kill over the phases of a write.
+    time.sleep(delay_s)
+    writer.send_signal(signal.SIGKILL)
+    done = max([done, *map(int, writer.stdout.read().split())])
+    writer.wait()
+    newest = checkpoint_files.latest(tmp_path)
+    assert newest is not None
+    step = checkpoint_files.step_of(newest)
+    assert step >= done
+    state = checkpoint_files.parse_file(checkpoint_files.complete_file(newest))
+    assert state["step"] == step
+    assert bool((state["data"] == step).all())
+
+
+# --- two ranks -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[RankPool]:
+    with RankPool(2) as pool:
+        yield pool
+
+
+def two_trainers() -> Trainers:
+    group = dist.group.WORLD
+    return Trainers(index=dist.get_rank(), size=2, device=CPU, device_group=group, cpu_group=group)
+
+
+def train_and_save(run_dir: Path) -> dict[str, torch.Tensor]:
+    trainers = two_trainers()
+    config = make_config(run_dir)
+    torch.manual_seed(40 + trainers.index)
+    train, intake = tiny_step(config, trainers), make_intake(config, trainers)
+    for number in range(4 + trainers.index):
+        intake.credits_to_issue(1)
+        intake.insert(tiny_group(config, number))
+    run_steps(train, config, 0, 2, trainers)
+    save(run_dir, config, 2, train, intake, trainers)
+    run_steps(train, config, 2, 4, trainers)
+    return weights(train)
+
+
+def restore_and_train(run_dir: Path, shared: bool) -> tuple[dict[str, torch.Tensor], int]:
+    trainers = two_trainers()
+    if not shared and not trainers.is_first:
+        checkpoint_reading.can_see = lambda stamp: False  # type: ignore[assignment]
+    config = make_config(run_dir)
+    train, intake = tiny_step(config, trainers), make_intake(config, trainers)
+    # Only trainer 0 looks at the disk.
+    path = checkpoint.choose(config) if trainers.is_first else None
+    checkpoint.restore(path, config=config, train=train, intake=intake, trainers=trainers)
+    run_steps(train, config, 2, 4, trainers)
+    return weights(train), intake.counters().received
+
+
+def test_each_rank_continues_from_its_own_state(ranks: RankPool, tmp_path: Path) -> None:
+    expected = ranks.run(train_and_save, tmp_path)
+    for shared_files in (True, False):
+        results = ranks.run(restore_and_train, tmp_path, shared_files)
+        for (found, _), wanted in zip(results, expected, strict=True):
+            for name, value in found.items():
+                assert torch.equal(value, wanted[name]), name
+        assert [received for _, received in results] == [4, 5]
+
+    config = make_config(tmp_path)
+    train, intake = tiny_step(config), make_intake(config)
+    path = checkpoint.choose(config)
+    checkpoint.restore(path, config=config, train=train, intake=intake, trainers=ALONE)
+    assert intake.counters().received == 9, "one trainer counts on for both"

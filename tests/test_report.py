@@ -1,0 +1,304 @@
+"""Figures of all trainers: added up once, waits since the first step, counts of all attempts."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from online_synclr.config import Config
+from online_synclr.monitor import metrics
+from online_synclr.monitor.metrics import describe
+from tests.rank_pool import RankPool
+from trainer.closing import Ending, summarise
+from trainer.collectives import broadcast_bytes, gather_bytes
+from trainer.distinct import MAX_HASHES, DistinctCounter
+from trainer.figures import Figures
+from trainer.intake import IntakeCounters
+from trainer.objective.schedules import StepSettings
+from trainer.report import (
+    Merged,
+    PeerReport,
+    TrainerReport,
+    gather_reports,
+    merge,
+    merge_generators,
+)
+from trainer.step_meter import FIELDS
+from trainer.totals import Totals, add_up
+
+SETTINGS = StepSettings(lr=1e-3, weight_decay=0.1, ema=0.99, teacher_temperature=0.05)
+
+
+def make_intake(**changes: Any) -> IntakeCounters:
+    values: dict[str, Any] = {
+        "received": 20,
+        "trained": 12,
+        "group_uses": 30,
+        "evicted_by_uses_left": {0: 4, 4: 3},
+        "evicted_unused": 3,
+        "left": 5,
+        "groups": 10,
+        "num_bytes": 1000,
+        "mean_age_s": 2.0,
+        "mean_uses": 1.5,
+        "limiter_error": 4.0,
+        "reuse_in_force": 2.0,
+        "credits_in_flight": 6,
+    }
+    return IntakeCounters(**{**values, **changes})
+
+
+def make_peer(generator_id: str, images: float, **changes: Any) -> PeerReport:
+    counters = {
+        "images_rendered": images,
+        "captions_accepted": images / 4,
+        "captions_written": images / 2,
+        "rejected/too short": images / 8,
+        "wait_s/captions": 0.5,
+        "wait_s/credits": images / 100,
+        "restarts": 1.0,
+        "rss_bytes": 7.0 * images,
+    }
+    values: dict[str, Any] = {
+        "generator_id": generator_id,
+        "connection": "alive",
+        "state": "running",
+        "counters": counters,
+        "first_error": None,
+    }
+    return PeerReport(**{**values, **changes})
+
+
+def make_report(**changes: Any) -> TrainerReport:
+    values: dict[str, Any] = {
+        "losses": dict.fromkeys(FIELDS, 2.0),
+        "num_finite_steps": 5,
+        "non_finite_steps": 1,
+        "intake": make_intake(),
+        "sent": 22,
+        "received": 20,
+        "lost": 1,
+        "discarded": 1,
+        "waits": {"groups": 0.2, "vote": 0.1},
+        "peers": [make_peer("g0", 80), make_peer("g1", 40)],
+        "captions": sketch(range(10)),
+        "concepts": sketch(range(3)),
+        "rss_bytes": 100,
+        "gpu_bytes": 0,
+    }
+    return TrainerReport(**{**values, **changes})
+
+
+def sketch(things: range) -> bytes:
+    counter = DistinctCounter()
+    for thing in things:
+        counter.add(str(thing).encode())
+    return counter.to_bytes()
+
+
+def two_trainers() -> Merged:
+    first = make_report()
+    second = make_report(
+        losses=dict.fromkeys(FIELDS, 4.0),
+        intake=make_intake(groups=30, mean_age_s=6.0),
+        waits={"groups": 0.4, "vote": 0.0},
+        # The same generators a moment later: their own counters must not be added twice.
+        peers=[make_peer("g0", 84), make_peer("g1", 36)],
+        captions=sketch(range(5, 15)),
+        rss_bytes=300,
+    )
+    return merge([first, second])
+
+
+def test_generators_are_counted_once_however_many_trainers_they_serve() -> None:
+    merged = two_trainers()
+    counted = {g.generator_id: g.counters["images_rendered"] for g in merged.generators}
+    assert counted == {"g0": 84, "g1": 40}
+    totals = add_up(Totals(), merged, wall_s=1.0, knn_before=None)
+    assert totals.images_rendered == 124
+    assert totals.generator_restarts == 2
+
+
+def test_what_trainers_count_themselves_adds_up() -> None:
+    merged = two_trainers()
+    assert (merged.sent, merged.received, merged.lost, merged.discarded) == (44, 40, 2, 2)
+    assert merged.sent == merged.received + merged.lost + merged.discarded
+    intake = merged.intake
+    assert intake.received == intake.trained + intake.evicted_unused + intake.left == 40
+    assert intake.evicted_by_uses_left == {0: 8, 4: 6}
+    assert intake.mean_age_s == pytest.approx((10 * 2.0 + 30 * 6.0) / 40)
+    assert intake.reuse_in_force == 2.0
+
+
+def test_means_and_largest() -> None:
+    merged = two_trainers()
+    assert merged.losses["total"] == 3.0
+    assert merged.waits == pytest.approx({"groups": 0.3, "vote": 0.05})
+    assert merged.non_finite_steps == 1, "every trainer counts the same steps"
+    assert merged.rss_bytes == 300
+
+
+def test_captions_seen_by_several_trainers_are_one_class() -> None:
+    merged = two_trainers()
+    assert merged.distinct_captions == 15
+    assert merged.distinct_concepts == 3
+    assert merged.repeated_share == pytest.approx(1 - 15 / 24)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_generator_is_alive_if_any_trainer_hears_it(order: int) -> None:
+    silent = make_peer("g0", 10, connection="silent", first_error="out of memory")
+    views = [[silent], [make_peer("g0", 9)]][::order]
+    (generator,) = merge_generators(views)
+    assert generator.alive
+    assert generator.state == "running"
+    assert generator.first_error == "out of memory"
+    (gone,) = merge_generators([[silent]])
+    assert (gone.alive, gone.state) == (False, "silent")
+
+
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self) -> None:
+        self.now_s = 50.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def figures_after(seconds: float, before: Totals) -> tuple[dict[str, float], Figures, Merged]:
+    clock = Clock()
+    figures = Figures(Config(), before, clock=clock)
+    empty = make_intake(received=0, trained=0, group_uses=0)
+    peers = [make_peer("g0", 8), make_peer("g1", 8)]
+    figures.start(merge([make_report(intake=empty, peers=peers)]), 0)
+    clock.now_s += seconds
+    merged = merge([make_report()])
+    return figures.metrics(merged, 10, SETTINGS), figures, merged
+
+
+def test_every_metric_is_described() -> None:
+    values, _, _ = figures_after(4.0, Totals())
+    unknown = [name for name in values if describe(name) is None]
+    assert unknown == []
+    assert all(isinstance(value, int | float) for value in values.values())
+    fixed = {name for name in metrics.METRICS if "<" not in name} - {metrics.KNN_ACCURACY}
+    assert fixed <= values.keys()
+
+
+def test_rates_and_waits_count_from_the_first_step() -> None:
+    values, figures, _ = figures_after(4.0, Totals())
+    images = Config().images_per_group
+    assert values[metrics.TRAINER_UNIQUE_IMAGES] == pytest.approx(12 * images / 4)
+    assert values[metrics.TRAINER_IMAGE_USES] == pytest.approx(30 * images / 4)
+    assert values[metrics.TRAINER_STEPS] == pytest.approx(10 / 4)
+    assert values[metrics.GENERATOR_IMAGES] == pytest.approx((120 - 16) / 4)
+    assert figures.whole_per_s("images_rendered") == pytest.approx((120 - 16) / 4)
+    # 1.20 s of waiting now, 0.16 s of it before the first step, two generators for four seconds.
+    assert values[metrics.WAIT_CREDITS] == pytest.approx((1.2 - 0.16) / 8)
+    assert values[metrics.WAIT_CAPTIONS] == 0.0
+    assert values[metrics.WAIT_GROUPS] == 0.2
+    assert values["captions/rejected_too short"] == pytest.approx(15.0)
+    assert values["throughput_by_generator/g0/share"] == pytest.approx(80 / 120)
+
+
+def test_no_time_has_passed() -> None:
+    values, figures, _ = figures_after(0.0, Totals())
+    assert values[metrics.WAIT_CREDITS] == 0.0
+    assert figures.whole_per_s("steps") == 0.0
+
+
+def test_the_summary_adds_up_over_attempts() -> None:
+    first = make_report()
+    after_first = add_up(Totals(), merge([first]), wall_s=100.0, knn_before=0.5)
+    assert after_first.sent == 22
+    second = make_report(
+        # The intake counts on from the checkpoint; what its pool held unused was given up.
+        intake=make_intake(received=50, trained=30, evicted_unused=8, left=12, group_uses=80),
+        sent=33,
+        received=30,
+        lost=2,
+        discarded=1,
+        captions=sketch(range(25)),
+    )
+    merged = merge([second])
+    values, figures, _ = figures_after(4.0, after_first)
+    assert values[metrics.OPTIM_NON_FINITE] == 2
+    totals = add_up(after_first, merged, wall_s=50.0, knn_before=0.5)
+    ending = Ending(
+        step=20, ended_by="all steps done", time_to_first_step_s=3.0, final_loss=2.0, knn_after=0.6
+    )
+    summary = summarise(
+        Config(), ending=ending, merged=merged, before=after_first, totals=totals, figures=figures
+    )
+    assert summary.check_identities() == []
+    assert (summary.groups_sent, summary.groups_received) == (55, 50)
+    assert (summary.groups_lost, summary.groups_discarded) == (3, 2)
+    assert summary.images_rendered == 240
+    assert summary.wall_s == 150.0
+    assert (summary.knn_before, summary.knn_after) == (0.5, 0.6)
+    assert summary.distinct_captions == 25
+    assert Totals.decode(totals.encode()) == totals
+
+
+# --- distinct things in bounded memory -----------------------------------------------------------
+
+
+def test_distinct_counts_are_exact_while_they_are_few() -> None:
+    counter = DistinctCounter()
+    for number in range(5000):
+        counter.add(str(number % 3000).encode())
+    assert counter.count() == 3000
+    assert DistinctCounter.from_bytes(counter.to_bytes()).count() == 3000
+    assert DistinctCounter.from_bytes(b"").count() == 0
+
+
+def test_distinct_counts_are_close_and_bounded_when_many() -> None:
+    counter = DistinctCounter()
+    for number in range(8 * MAX_HASHES):
+        counter.add(number.to_bytes(8, "little"))
+    assert counter.count() == pytest.approx(8 * MAX_HASHES, rel=0.04)
+    assert len(counter.to_bytes()) == 8 * MAX_HASHES
+
+
+def test_merged_sketches_count_the_union() -> None:
+    parts = [sketch(range(0, 60)), sketch(range(40, 100)), b""]
+    assert DistinctCounter.from_bytes(*parts).count() == 100
+
+
+# --- two ranks -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[RankPool]:
+    with RankPool(2) as pool:
+        yield pool
+
+
+def gather_own() -> list[TrainerReport]:
+    rank = dist.get_rank()
+    peers = [make_peer(f"g{index}", 10 * rank + index) for index in range(1 + 3 * rank)]
+    return gather_reports(make_report(peers=peers, rss_bytes=rank), dist.group.WORLD)
+
+
+def exchange_bytes() -> tuple[list[bytes], bytes]:
+    rank = dist.get_rank()
+    gathered = gather_bytes(b"x" * 1000 * rank, dist.group.WORLD)
+    sent = bytes(range(256)) * 5 if rank == 0 else None
+    return gathered, broadcast_bytes(sent, dist.group.WORLD)
+
+
+def test_reports_of_any_size_reach_every_trainer(ranks: RankPool) -> None:
+    first, second = ranks.run(gather_own)
+    assert first == second
+    assert [report.rss_bytes for report in first] == [0, 1]
+    assert [len(report.peers) for report in first] == [1, 4]
+    expected = ([b"", b"x" * 1000], bytes(range(256)) * 5)
+    assert ranks.run(exchange_bytes) == [expected, expected]
+
+
+def test_one_trainer_exchanges_with_nobody() -> None:
+    assert gather_bytes(b"abc", None) == [b"abc"]
+    assert broadcast_bytes(b"abc", None) == b"abc"

@@ -1,0 +1,184 @@
+"""One optimiser step: it learns, clips, moves the teacher once, and skips what is not finite."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.rank_pool import RankPool
+from tests.tiny_objective import tiny_config
+from tests.tiny_step import CPU, tiny_batch, tiny_step, weights
+from trainer import step_meter
+from trainer.distributed import Trainers
+from trainer.objective.objective import LossParts
+from trainer.objective.schedules import step_settings
+from trainer.step import TrainStep
+from trainer.step_meter import DivergedLossError, StepMeter
+
+
+def poison(step: TrainStep) -> None:
+    """Make the next losses NaN, as an overflow would."""
+    original = step._losses
+
+    def losses(*arguments: object) -> LossParts:
+        parts = original(*arguments)  # type: ignore[arg-type]
+        return LossParts(
+            parts.total * math.nan, parts.global_, parts.local, parts.mim, parts.metrics
+        )
+
+    step._losses = losses  # type: ignore[method-assign]
+
+
+def test_steps_learn() -> None:
+    config = tiny_config(steps=40, optimizer={"peak_lr": 3e-3, "warmup_steps": 1})
+    step = tiny_step(config)
+    batch = tiny_batch(config, 0)
+    losses = []
+    for number in range(30):
+        step(batch, number)
+        losses.append(step.meter.read().means["total"])
+        step.meter.start_window()
+    assert losses[-1] < losses[0] - 0.2
+    assert all(map(math.isfinite, losses))
+
+
+def test_the_teacher_moves_once_towards_the_new_student() -> None:
+    config = tiny_config()
+    step = tiny_step(config)
+    before = weights(step)
+    step(tiny_batch(config, 0), 0)
+    after = weights(step)
+    momentum = step_settings(config.trainer, 0).ema
+    moved = 0
+    for name, old in before.items():
+        if not name.startswith("teacher."):
+            continue
+        student = after[name.replace("teacher.", "student.", 1)]
+        torch.testing.assert_close(after[name], momentum * old + (1 - momentum) * student)
+        moved += not torch.equal(after[name], old)
+    assert moved > 5
+
+
+def test_gradients_are_clipped_and_the_norm_before_is_reported() -> None:
+    config = tiny_config(optimizer={"clip_grad_norm": 1e-3})
+    step = tiny_step(config)
+    step(tiny_batch(config, 0), 0)
+    gradients = [p.grad for p in step.model.student.parameters() if p.grad is not None]
+    assert torch.nn.utils.get_total_norm(gradients).item() == pytest.approx(1e-3, rel=1e-3)
+    assert step.meter.read().means["grad_norm"] > 1e-2
+
+
+def test_no_clipping_when_it_is_off() -> None:
+    config = tiny_config(optimizer={"clip_grad_norm": 0.0})
+    step = tiny_step(config)
+    step(tiny_batch(config, 0), 0)
+    gradients = [p.grad for p in step.model.student.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients).item()
+    assert norm == pytest.approx(step.meter.read().means["grad_norm"])
+
+
+def test_a_step_that_is_not_finite_changes_neither_student_nor_optimiser() -> None:
+    config = tiny_config()
+    step = tiny_step(config)
+    step(tiny_batch(config, 0), 0)
+    before = weights(step)
+    moments = {key: value["exp_avg"].clone() for key, value in step.optimizer.state.items()}
+    counts = [value["step"].item() for value in step.optimizer.state.values()]
+    losses = step._losses
+    poison(step)
+    step(tiny_batch(config, 1), 1)
+    after = weights(step)
+    for name, old in before.items():
+        if name.startswith("student."):
+            assert torch.equal(after[name], old), name
+        assert bool(torch.isfinite(after[name]).all()), name
+    for key, value in step.optimizer.state.items():
+        assert torch.equal(value["exp_avg"], moments[key])
+    assert [value["step"].item() for value in step.optimizer.state.values()] == counts
+    reading = step.meter.read()
+    assert (reading.num_steps, reading.non_finite_steps) == (1, 1)
+    assert math.isfinite(reading.means["total"])
+    step._losses = losses  # type: ignore[method-assign]
+    step(tiny_batch(config, 2), 2)
+    assert not torch.equal(
+        weights(step)["student.backbone.vit.cls_token"], before["student.backbone.vit.cls_token"]
+    )
+
+
+def test_no_step_reads_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would make the host wait for a GPU: item(), tolist() and friends of device tensors."""
+    config = tiny_config()
+    step = tiny_step(config)
+    batch = tiny_batch(config, 0)
+    step(batch, 0)
+
+    def refuse(self: torch.Tensor) -> object:
+        raise AssertionError("the step waited for the device")
+
+    monkeypatch.setattr(torch.Tensor, "item", refuse)
+    monkeypatch.setattr(torch.Tensor, "tolist", refuse)
+    step._flag_non_finite(torch.tensor(1.0), torch.tensor(2.0))
+    step.meter.add(_parts(1.0), torch.tensor(2.0), torch.tensor(0.0))
+
+
+def _parts(total: float) -> LossParts:
+    value = torch.tensor(total)
+    metrics = {"same_concept_share": value * 0, "repeated_share": value * 0}
+    return LossParts(value, value, value, value, metrics)
+
+
+def test_means_leave_out_what_is_not_finite() -> None:
+    meter = StepMeter(CPU)
+    for total, bad in ((1.0, 0.0), (math.nan, 1.0), (3.0, 0.0)):
+        meter.add(_parts(total), torch.tensor(total), torch.tensor(bad))
+    reading = meter.read()
+    assert reading.means["total"] == 2.0
+    assert (reading.num_steps, reading.non_finite_steps) == (2, 1)
+    meter.start_window()
+    assert math.isnan(meter.read().means["total"])
+    assert meter.read().non_finite_steps == 1
+
+
+def test_a_loss_that_stays_not_finite_ends_the_run() -> None:
+    meter = StepMeter(CPU)
+    for _ in range(step_meter.MAX_CONSECUTIVE):
+        meter.read()
+        meter.add(_parts(math.inf), torch.tensor(math.inf), torch.tensor(1.0))
+    with pytest.raises(DivergedLossError, match="not finite"):
+        meter.read()
+
+
+# --- two ranks -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[RankPool]:
+    with RankPool(2) as pool:
+        yield pool
+
+
+def train_on_ranks(poisoned_rank: int | None) -> tuple[dict[str, torch.Tensor], int]:
+    group = dist.group.WORLD
+    trainers = Trainers(
+        index=dist.get_rank(), size=2, device=CPU, device_group=group, cpu_group=group
+    )
+    config = tiny_config()
+    step = tiny_step(config, trainers)
+    for number in range(3):
+        if number == 1 and trainers.index == poisoned_rank:
+            poison(step)
+        step(tiny_batch(config, number, trainers), number)
+    return weights(step), step.meter.read().non_finite_steps
+
+
+@pytest.mark.parametrize("poisoned_rank", [None, 1])
+def test_all_ranks_have_the_same_weights(ranks: RankPool, poisoned_rank: int | None) -> None:
+    (first, bad), (second, bad_too) = ranks.run(train_on_ranks, poisoned_rank)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+        assert bool(torch.isfinite(value).all())
+    # The poison stays on its rank, so that two of three steps are skipped on both.
+    assert bad == bad_too == (0 if poisoned_rank is None else 2)

@@ -1,0 +1,225 @@
+"""Builds a trainer from its settings: the stream's end, the model, the loop around both."""
+
+import json
+from dataclasses import dataclass
+
+import torch
+
+from online_synclr.config import Config, ConfigError
+from online_synclr.monitor.monitor import Monitor
+from online_synclr.monitor.roles import RunRoles
+from online_synclr.monitor.waits import WaitClock
+from online_synclr.run_folder import write_durably
+from online_synclr.seeds import derive_seed
+from online_synclr.stream.endpoints import make_endpoint
+from online_synclr.stream.receiver import Receiver
+from trainer import checkpoint
+from trainer.agreement import Rounds
+from trainer.batch import BatchMaker
+from trainer.checkpoint import Restored
+from trainer.distributed import Trainers
+from trainer.evaluation.probe import KnnProbe
+from trainer.figures import Figures
+from trainer.first_trainer import FirstTrainer
+from trainer.generator_watch import GeneratorWatch, num_serving
+from trainer.intake import Intake, build_intake
+from trainer.loop import LoopParts, TrainLoop
+from trainer.objective.model import build_model
+from trainer.reporter import Reporter
+from trainer.role import TrainerRole
+from trainer.step import TrainStep
+from trainer.stop import StopRequest
+from trainer.writer import CheckpointWriter
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamEnd:
+    """This trainer's end of the stream and what it feeds."""
+
+    receiver: Receiver
+    intake: Intake
+    watch: GeneratorWatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A trainer that is ready to train. `monitor` is trainer 0's; None elsewhere."""
+
+    parts: LoopParts
+    loop: TrainLoop
+    restored: Restored
+    monitor: Monitor | None
+
+
+def start_stream(config: Config, role: TrainerRole) -> StreamEnd:
+    """Listen, publish the address, wait until every trainer has published its own.
+
+    Raises:
+        StreamError: the address is taken, or the limiter's settings contradict each other.
+    """
+    intake = build_intake(
+        config,
+        local_batch=config.trainer.batch_groups // role.num_trainers,
+        seed=derive_seed("pool", config.run.seed, role.incarnation, role.trainer_index),
+    )
+    receiver = _make_receiver(config, role, intake)
+    receiver.start()
+    role.rendezvous.publish_address(role.trainer_index, receiver.address)
+    addresses = role.rendezvous.await_addresses(role.num_trainers)
+    receiver.set_addresses(addresses)
+    if role.is_first:
+        known = {"run_id": role.run_id, "incarnation": role.incarnation, "addresses": addresses}
+        write_durably(role.folder.addresses, json.dumps(known, indent=1) + "\n")
+    serving = num_serving(
+        config,
+        num_generators=len(role.roster.generators),
+        num_trainers=role.num_trainers,
+        trainer=role.trainer_index,
+    )
+    return StreamEnd(receiver=receiver, intake=intake, watch=GeneratorWatch(receiver, serving))
+
+
+def _make_receiver(config: Config, role: TrainerRole, intake: Intake) -> Receiver:
+    stream, images = config.stream, config.images
+    transport = stream.transport
+    if transport == "auto":
+        transport = "ipc" if role.roster.one_host else "tcp"
+    return Receiver(
+        make_endpoint(transport, stream.host, stream.port, role.trainer_index),
+        role.run_id,
+        intake,
+        image_shape=(images.per_caption, 3, images.send_px, images.send_px),
+        trainer_index=role.trainer_index,
+        credits_per_generator=stream.credits_per_generator,
+        silence_s=stream.silence_s,
+        max_group_bytes=stream.max_group_bytes,
+    )
+
+
+def build_loop(
+    config: Config, role: TrainerRole, trainers: Trainers, stream: StreamEnd, stop: StopRequest
+) -> Built:
+    """Build the model, restore it, and put the loop around it. Waits for every trainer.
+
+    Raises:
+        ConfigError: the model cannot be built, or the checkpoint or kNN folder cannot be used.
+    """
+    probe = KnnProbe(config, trainers.device) if role.is_first else None
+    path = checkpoint.choose(config, attempt=role.attempt) if role.is_first else None
+    train = build_step(config, role, trainers)
+    restored = checkpoint.restore(
+        path, config=config, train=train, intake=stream.intake, trainers=trainers
+    )
+    waits = WaitClock()
+    reporter = Reporter(
+        trainers=trainers,
+        intake=stream.intake,
+        receiver=stream.receiver,
+        watch=stream.watch,
+        meter=train.meter,
+        waits=waits,
+        before=restored.totals,
+    )
+    monitor = _build_monitor(config, role, restored) if role.is_first else None
+    first = None
+    if probe is not None and monitor is not None:
+        first = _build_first(config, train, stream, probe, monitor, restored)
+    parts = LoopParts(
+        config=config,
+        role=role,
+        trainers=trainers,
+        intake=stream.intake,
+        rounds=_build_rounds(stream, trainers, waits, stop),
+        waits=waits,
+        batches=build_batches(config, role, trainers),
+        train=train,
+        reporter=reporter,
+        writer=_build_writer(config, role, train, stream, trainers, reporter, restored, first),
+        first=first,
+    )
+    loop = TrainLoop(parts, start_step=restored.step)
+    return Built(parts=parts, loop=loop, restored=restored, monitor=monitor)
+
+
+def build_step(config: Config, role: TrainerRole, trainers: Trainers) -> TrainStep:
+    """The model and its optimiser; seeds torch's own generators for this trainer.
+
+    Raises:
+        ConfigError: the backbone does not fit the settings.
+    """
+    # Drop path draws from them: each trainer its own masks, known from the run's seed. A checkpoint
+    # that is restored afterwards puts their state back.
+    torch.manual_seed(derive_seed("torch", config.run.seed, role.incarnation, role.trainer_index))
+    try:
+        model = build_model(config.trainer, run_seed=config.run.seed, device=trainers.device)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return TrainStep(config, model=model, trainers=trainers, incarnation=role.incarnation)
+
+
+def build_batches(config: Config, role: TrainerRole, trainers: Trainers) -> BatchMaker:
+    """What turns sampled groups into tensors."""
+    return BatchMaker(
+        images_per_group=config.images_per_group,
+        run_seed=config.run.seed,
+        trainer_index=role.trainer_index,
+        device=trainers.device,
+    )
+
+
+def _build_writer(
+    config: Config,
+    role: TrainerRole,
+    train: TrainStep,
+    stream: StreamEnd,
+    trainers: Trainers,
+    reporter: Reporter,
+    restored: Restored,
+    first: FirstTrainer | None,
+) -> CheckpointWriter:
+    return CheckpointWriter(
+        config,
+        role,
+        train=train,
+        intake=stream.intake,
+        trainers=trainers,
+        reporter=reporter,
+        restored=restored,
+        say=first.say if first is not None else lambda text: None,
+    )
+
+
+def _build_rounds(
+    stream: StreamEnd, trainers: Trainers, waits: WaitClock, stop: StopRequest
+) -> Rounds:
+    return Rounds(
+        intake=stream.intake,
+        group=trainers.cpu_group,
+        waits=waits,
+        stop_requested=lambda: stop.requested,
+        generators=stream.watch,
+    )
+
+
+def _build_monitor(config: Config, role: TrainerRole, restored: Restored) -> Monitor:
+    roles = RunRoles.from_roster(role.roster, config)
+    return Monitor(config, role.run_dir, roles, restored.step)
+
+
+def _build_first(
+    config: Config,
+    train: TrainStep,
+    stream: StreamEnd,
+    probe: KnnProbe,
+    monitor: Monitor,
+    restored: Restored,
+) -> FirstTrainer:
+    return FirstTrainer(
+        config,
+        monitor=monitor,
+        figures=Figures(config, restored.totals),
+        probe=probe,
+        backbone=train.model.teacher.backbone,
+        watch=stream.watch,
+        start_step=restored.step,
+    )

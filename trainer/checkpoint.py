@@ -1,0 +1,214 @@
+"""What a checkpoint holds, and how all trainers save and restore it together.
+
+Trainer 0 alone writes, so trainers need no shared file system: what is particular to a rank is
+gathered to it, and `read_everywhere` brings the file to all. Both wait for every trainer; the vote
+(saving) and the start of the run (restoring) see to it that all come. The pool's groups are not
+saved.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+import yaml
+
+from online_synclr.config import Config, ConfigError, resolved_yaml
+from trainer import checkpoint_files
+from trainer.checkpoint_reading import as_bytes, as_tensor, read_everywhere
+from trainer.collectives import gather_bytes
+from trainer.distributed import Trainers
+from trainer.intake import Intake, IntakeState
+from trainer.step import TrainStep
+from trainer.totals import Totals
+
+FORMAT = 1
+
+
+class RankState(msgspec.Struct, frozen=True, kw_only=True):
+    """What differs between ranks: torch's generators (drop path uses them) and the intake's counts.
+
+    Crops, masks and the choice of images need no state: they are keyed by the step.
+    """
+
+    rng_cpu: bytes
+    rng_gpu: bytes
+    intake: IntakeState
+
+
+class Restored(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an attempt continues: steps done, and what earlier attempts add to the summary."""
+
+    step: int = 0
+    totals: Totals = Totals()
+
+
+def save(
+    folder: Path,
+    *,
+    config: Config,
+    step: int,
+    train: TrainStep,
+    intake: Intake,
+    trainers: Trainers,
+    totals: Totals | None,
+) -> Path | None:
+    """Save after `step` steps; every trainer calls it. Trainer 0 gets the path, others None.
+
+    Args:
+        totals: on trainer 0, the run's counts so far; None elsewhere.
+
+    Raises:
+        OSError: the disk is full or gone; older checkpoints are as before.
+    """
+    mine = msgspec.msgpack.encode(_rank_state(intake, trainers.device))
+    ranks = gather_bytes(mine, trainers.cpu_group)
+    if not trainers.is_first:
+        return None
+    assert totals is not None
+    config_yaml = resolved_yaml(config)
+    state = {
+        "format": FORMAT,
+        "step": step,
+        "config": config_yaml,
+        "student": train.model.student.state_dict(),
+        "teacher": train.model.teacher.state_dict(),
+        "optimizer": train.optimizer.state_dict(),
+        "ranks": [as_tensor(rank) for rank in ranks],
+        "totals": as_tensor(totals.encode()),
+    }
+    path = checkpoint_files.write_checkpoint(folder, step, state, config_yaml)
+    checkpoint_files.prune(folder, config.trainer.checkpoint.keep)
+    return path
+
+
+def choose(config: Config, *, attempt: int = 0) -> Path | None:
+    """The checkpoint that `run.resume` means; trainer 0's decision. None: start from scratch.
+
+    `run.resume` speaks of how the job began: when torchrun restarts it (`attempt` above 0), it
+    continues from what it has itself written, if anything.
+
+    Raises:
+        ConfigError: `never` with a run folder that has one, or a path that cannot be continued.
+    """
+    newest = checkpoint_files.latest(config.run.dir)
+    resume = config.run.resume
+    if resume == "auto" or (attempt > 0 and newest is not None):
+        return newest
+    if resume == "never":
+        if newest is not None:
+            raise ConfigError(
+                f"run.resume=never, but {config.run.dir} has a checkpoint ({newest.name}); name "
+                "another run.dir or use run.resume=auto."
+            )
+        return None
+    path = Path(resume).expanduser()
+    if newest is not None and path.resolve() != newest.resolve():
+        raise ConfigError(
+            f"run.resume={path}, but {config.run.dir} has a checkpoint of its own ({newest.name}); "
+            "name another run.dir, or use run.resume=auto to continue from the newest."
+        )
+    return path
+
+
+def restore(
+    path: Path | None, *, config: Config, train: TrainStep, intake: Intake, trainers: Trainers
+) -> Restored:
+    """Load `path` (trainer 0's; the others' is not looked at) on every trainer.
+
+    Raises:
+        ConfigError: the file is not complete, or its model has other shapes than the settings'.
+    """
+    state = read_everywhere(path, trainers)
+    if state is None:
+        return Restored()
+    _check_format(state)
+    _check_shapes(state, train, config)
+    train.model.student.load_state_dict(state["student"])
+    train.model.teacher.load_state_dict(state["teacher"])
+    _load_optimizer(train.optimizer, state["optimizer"], config)
+    _load_ranks([as_bytes(rank) for rank in state["ranks"]], intake, trainers)
+    return Restored(step=int(state["step"]), totals=Totals.decode(as_bytes(state["totals"])))
+
+
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, state: dict[str, Any], config: Config
+) -> None:
+    optimizer.load_state_dict(state)
+    # Settings win over what was saved; rate and decay are set before every step anyway.
+    for group in optimizer.param_groups:
+        group["betas"] = config.trainer.optimizer.betas
+
+
+def _rank_state(intake: Intake, device: torch.device) -> RankState:
+    on_gpu = device.type == "cuda"
+    return RankState(
+        rng_cpu=torch.get_rng_state().numpy().tobytes(),
+        rng_gpu=torch.cuda.get_rng_state(device).numpy().tobytes() if on_gpu else b"",
+        intake=intake.state_dict(),
+    )
+
+
+def _load_ranks(encoded: list[bytes], intake: Intake, trainers: Trainers) -> None:
+    """Give each rank its own state; with another number of trainers, trainer 0 counts for all."""
+    states = [msgspec.msgpack.decode(item, type=RankState) for item in encoded]
+    if len(states) == trainers.size:
+        own = states[trainers.index]
+        _restore_generators(own, trainers.device)
+        intake.load_state_dict(own.intake)
+    elif trainers.is_first:
+        intake.load_state_dict(_sum_intakes([state.intake for state in states]))
+
+
+def _restore_generators(state: RankState, device: torch.device) -> None:
+    torch.set_rng_state(as_tensor(state.rng_cpu))
+    if device.type == "cuda" and state.rng_gpu:
+        torch.cuda.set_rng_state(as_tensor(state.rng_gpu), device)
+
+
+def _sum_intakes(states: list[IntakeState]) -> IntakeState:
+    uses_left = sorted({uses for state in states for uses in state["evicted_by_uses_left"]})
+    return IntakeState(
+        received=sum(state["received"] for state in states),
+        trained=sum(state["trained"] for state in states),
+        group_uses=sum(state["group_uses"] for state in states),
+        evicted_unused=sum(state["evicted_unused"] for state in states),
+        evicted_by_uses_left={
+            uses: sum(state["evicted_by_uses_left"].get(uses, 0) for state in states)
+            for uses in uses_left
+        },
+        left=sum(state["left"] for state in states),
+    )
+
+
+def _check_format(state: dict[str, Any]) -> None:
+    if state.get("format") != FORMAT:
+        raise ConfigError(
+            f"run.resume: the checkpoint has format {state.get('format')}, this version reads "
+            f"{FORMAT}; continue it with the version that wrote it, or name another run.dir."
+        )
+
+
+def _check_shapes(state: dict[str, Any], train: TrainStep, config: Config) -> None:
+    networks = {"student": train.model.student, "teacher": train.model.teacher}
+    for name, network in networks.items():
+        saved = {key: tuple(value.shape) for key, value in state[name].items()}
+        wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        if saved != wanted:
+            first = next(
+                key for key in sorted({*saved, *wanted}) if saved.get(key) != wanted.get(key)
+            )
+            raise ConfigError(
+                f"run.resume: the checkpoint's {name} differs from the settings' at {first} "
+                f"({saved.get(first, 'missing')} there, {wanted.get(first, 'missing')} here); "
+                f"{_changed_settings(state['config'], config)}name another run.dir to start anew."
+            )
+
+
+def _changed_settings(saved_yaml: str, config: Config) -> str:
+    """Which settings of the model changed, as half a sentence; empty when none is known."""
+    saved = yaml.safe_load(saved_yaml).get("trainer", {})
+    now = config.model_dump(mode="json")["trainer"]
+    names = ("backbone", "backbone_args", "crops", "contrastive", "mim")
+    changed = [f"trainer.{name}" for name in names if saved.get(name) != now.get(name)]
+    return f"set back {', '.join(changed)}, or " if changed else ""

@@ -1,0 +1,146 @@
+"""Checkpoints on disk: written whole or not at all, the newest complete one found, the last K kept.
+
+    checkpoints/.step_00001000.<pid>.tmp/   being written
+    checkpoints/step_00001000/checkpoint.pt complete: renamed after everything in it was synced
+
+Trainer 0 is the only writer: it holds the run folder's lock.
+"""
+
+import io
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from online_synclr.config import ConfigError
+
+FILE_NAME = "checkpoint.pt"
+CONFIG_NAME = "config.yaml"
+_COMPLETE = re.compile(r"step_(\d{8,})")
+_PARTIAL = re.compile(r"\.step_\d{8,}\.\d+\.tmp")
+
+
+def write_checkpoint(folder: Path, step: int, state: dict[str, Any], config_yaml: str) -> Path:
+    """Write one checkpoint and return its folder.
+
+    A crash at any moment leaves either no checkpoint of this step or a complete one: the files and
+    their folder are synced before the rename, the parent after it. A complete one of the same step
+    is kept, since it comes from the same run.
+
+    Raises:
+        OSError: the disk is full or gone.
+    """
+    final = folder / f"step_{step:08d}"
+    if is_complete(final):
+        return final
+    partial = folder / f".{final.name}.{os.getpid()}.tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_partial(folder)
+    partial.mkdir()
+    with _synced(partial / FILE_NAME) as handle:
+        _save(state, handle)
+    with _synced(partial / CONFIG_NAME) as handle:
+        handle.write(config_yaml.encode())
+    _sync_folder(partial)
+    if final.exists():
+        shutil.rmtree(final)
+    partial.replace(final)
+    _sync_folder(folder)
+    return final
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the `keep` complete checkpoints of the highest steps."""
+    for path in complete_checkpoints(folder)[:-keep]:
+        shutil.rmtree(path)
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, by step, the newest last."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if _COMPLETE.fullmatch(path.name)]
+    return sorted((path for path in found if is_complete(path)), key=step_of)
+
+
+def latest(run_dir: Path) -> Path | None:
+    """The run's newest complete checkpoint, or None."""
+    found = complete_checkpoints(run_dir / "checkpoints")
+    return found[-1] if found else None
+
+
+def step_of(path: Path) -> int:
+    """Steps done before the checkpoint was written, from its folder's name."""
+    match = _COMPLETE.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path.name} is not a checkpoint's name")
+    return int(match.group(1))
+
+
+def is_complete(path: Path) -> bool:
+    """Whether the file is there to its end (a copy that was cut off is not)."""
+    return zipfile.is_zipfile(path / FILE_NAME)
+
+
+def complete_file(path: Path) -> Path:
+    """The file of a checkpoint folder.
+
+    Raises:
+        ConfigError: there is no complete checkpoint.
+    """
+    if not is_complete(path):
+        raise ConfigError(
+            f"run.resume={path} is not a complete checkpoint; name a folder such as "
+            "checkpoints/step_00001000, or use run.resume=auto."
+        )
+    return path / FILE_NAME
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    """The contents of a checkpoint's bytes, on the CPU. `weights_only`: they can run no code."""
+    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return state
+
+
+def parse_file(file: Path) -> dict[str, Any]:
+    """The contents of a checkpoint's file, mapped into memory: pages are read when used."""
+    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    return state
+
+
+def _save(state: dict[str, Any], handle: IO[bytes]) -> None:
+    try:
+        torch.save(state, handle)
+    except RuntimeError as error:
+        # A disk that fills up half-way: closing the archive fails as well, in torch's own words.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
+def _remove_partial(folder: Path) -> None:
+    for path in folder.iterdir():
+        if _PARTIAL.fullmatch(path.name):
+            shutil.rmtree(path)
+
+
+@contextmanager
+def _synced(path: Path) -> Iterator[IO[bytes]]:
+    with path.open("wb") as handle:
+        yield handle
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

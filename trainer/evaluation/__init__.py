@@ -1,0 +1,1 @@
+"""Measures of the learned representation while training: weighted nearest neighbours."""

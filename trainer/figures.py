@@ -1,0 +1,189 @@
+"""The metrics of a logged step, by name; trainer 0 only. Nothing here waits."""
+
+import time
+from collections.abc import Callable
+
+from online_synclr.config import Config
+from online_synclr.monitor import metrics
+from online_synclr.monitor.rates import RateBoard
+from trainer.objective.schedules import StepSettings
+from trainer.report import Merged
+from trainer.totals import Totals
+
+TRAINERS = "trainers"
+_GENERATOR_COUNTERS = (
+    "images_rendered",
+    "captions_accepted",
+    "captions_written",
+    "wait_s/captions",
+    "wait_s/credits",
+    "wait_s/caption_queue_full",
+)
+_GENERATOR_WAITS = {
+    metrics.WAIT_CAPTIONS: "wait_s/captions",
+    metrics.WAIT_CREDITS: "wait_s/credits",
+    metrics.WAIT_CAPTIONER: "wait_s/caption_queue_full",
+}
+
+
+class Figures:
+    """Turns merged reports into metrics: rates over the recent window, waits since the first step.
+
+    Rates and waits are of this attempt; counts are of all attempts (`before`).
+    """
+
+    def __init__(
+        self, config: Config, before: Totals, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._images_per_group = config.images_per_group
+        self._before = before
+        self._clock = clock
+        self._board = RateBoard()
+        self._start_s = clock()
+        self._base: dict[str, float] = {}
+        self._heard_since_s: dict[str, float] = {}
+
+    def start(self, merged: Merged, step: int) -> None:
+        """The first step of this attempt begins now: waits and whole-run rates count from here."""
+        self._note(merged, step)
+        self._start_s = self._clock()
+        counters = (*_GENERATOR_COUNTERS, "unique_images", "image_uses", "steps")
+        self._base = {name: self._board.total(name) for name in counters}
+
+    def metrics(self, merged: Merged, step: int, settings: StepSettings) -> dict[str, float]:
+        """Every metric after `step` steps, of which the last one used `settings`."""
+        self._note(merged, step)
+        return {
+            **self._losses(merged),
+            **self._throughput(),
+            **self._waits(merged),
+            **_pool(merged),
+            **self._captions(merged),
+            **_optimizer(merged, settings, self._before),
+            **_machines(merged, self._before),
+        }
+
+    def whole_per_s(self, counter: str) -> float:
+        """Mean rate of a counter since the first step, over all its owners."""
+        elapsed_s = self._clock() - self._start_s
+        return self._since_start(counter) / elapsed_s if elapsed_s > 0 else 0.0
+
+    def generator_waits(self) -> dict[str, float]:
+        """Share of the generators' time since the first step (or their own start), by metric name.
+
+        Time is taken from this trainer's clock: a STATUS mixes readings of several moments.
+        """
+        now_s = self._clock()
+        elapsed_s = sum(now_s - max(self._start_s, s) for s in self._heard_since_s.values())
+        if elapsed_s <= 0:
+            return dict.fromkeys(_GENERATOR_WAITS, 0.0)
+        return {
+            name: self._since_start(counter) / elapsed_s
+            for name, counter in _GENERATOR_WAITS.items()
+        }
+
+    def generator_shares(self) -> dict[str, float]:
+        """Each generator's part of the images rendered."""
+        return self._board.shares("images_rendered")
+
+    def _since_start(self, counter: str) -> float:
+        return self._board.total(counter) - self._base.get(counter, 0.0)
+
+    def _note(self, merged: Merged, step: int) -> None:
+        now_s = self._clock()
+        for generator in merged.generators:
+            self._heard_since_s.setdefault(generator.generator_id, now_s)
+            for counter in _GENERATOR_COUNTERS:
+                reading = generator.counters.get(counter, 0.0)
+                self._board.update(now_s, generator.generator_id, counter, reading)
+        intake, images = merged.intake, self._images_per_group
+        self._board.update(now_s, TRAINERS, "unique_images", intake.trained * images)
+        self._board.update(now_s, TRAINERS, "image_uses", intake.group_uses * images)
+        self._board.update(now_s, TRAINERS, "steps", step)
+
+    def _losses(self, merged: Merged) -> dict[str, float]:
+        return {
+            metrics.LOSS_TOTAL: merged.losses["total"],
+            metrics.LOSS_GLOBAL: merged.losses["global"],
+            metrics.LOSS_LOCAL: merged.losses["local"],
+            metrics.LOSS_MIM: merged.losses["mim"],
+        }
+
+    def _throughput(self) -> dict[str, float]:
+        board = self._board
+        values = {
+            metrics.TRAINER_UNIQUE_IMAGES: board.recent_per_s("unique_images"),
+            metrics.TRAINER_IMAGE_USES: board.recent_per_s("image_uses"),
+            metrics.TRAINER_STEPS: board.recent_per_s("steps"),
+            metrics.GENERATOR_IMAGES: board.recent_per_s("images_rendered"),
+            metrics.GENERATOR_CAPTIONS: board.recent_per_s("captions_accepted"),
+        }
+        for generator, share in self.generator_shares().items():
+            images = board.meter(generator, "images_rendered").recent_per_s()
+            captions = board.meter(generator, "captions_accepted").recent_per_s()
+            values[metrics.of_generator(generator, "images_per_s")] = images
+            values[metrics.of_generator(generator, "captions_per_s")] = captions
+            values[metrics.of_generator(generator, "share")] = share
+        return values
+
+    def _waits(self, merged: Merged) -> dict[str, float]:
+        trainers = {f"wait/trainer_{cause}": share for cause, share in merged.waits.items()}
+        return {**trainers, **self.generator_waits()}
+
+    def _captions(self, merged: Merged) -> dict[str, float]:
+        values = {
+            metrics.CAPTIONS_RATE: self._board.recent_per_s("captions_written"),
+            metrics.CAPTIONS_DISTINCT: float(merged.distinct_captions),
+            metrics.CAPTIONS_CONCEPTS: float(merged.distinct_concepts),
+            metrics.CAPTIONS_SAME_CONCEPT: merged.losses["same_concept_share"],
+            metrics.CAPTIONS_REPEATED: merged.repeated_share,
+        }
+        for generator in merged.generators:
+            for counter, value in generator.counters.items():
+                if counter.startswith("rejected/"):
+                    name = metrics.rejected_captions(counter.removeprefix("rejected/"))
+                    values[name] = values.get(name, 0.0) + value
+        return values
+
+
+def _pool(merged: Merged) -> dict[str, float]:
+    intake = merged.intake
+    evictions = {
+        metrics.evictions_with_uses_left(uses): float(count)
+        for uses, count in sorted(intake.evicted_by_uses_left.items())
+    }
+    return {
+        metrics.POOL_GROUPS: intake.groups,
+        metrics.POOL_BYTES: intake.num_bytes,
+        metrics.POOL_AGE: intake.mean_age_s,
+        metrics.POOL_REUSE: intake.reuse_in_force,
+        metrics.POOL_MEAN_USES: intake.group_uses / max(1, intake.received),
+        metrics.POOL_EVICTED: sum(evictions.values()),
+        metrics.POOL_EVICTED_UNUSED: intake.evicted_unused,
+        metrics.POOL_CREDITS: intake.credits_in_flight,
+        metrics.POOL_ERROR: intake.limiter_error,
+        **evictions,
+    }
+
+
+def _optimizer(merged: Merged, settings: StepSettings, before: Totals) -> dict[str, float]:
+    return {
+        metrics.OPTIM_LR: settings.lr,
+        metrics.OPTIM_WEIGHT_DECAY: settings.weight_decay,
+        metrics.OPTIM_GRAD_NORM: merged.losses["grad_norm"],
+        metrics.OPTIM_EMA: settings.ema,
+        metrics.OPTIM_TEACHER_TEMPERATURE: settings.teacher_temperature,
+        metrics.OPTIM_NON_FINITE: before.non_finite_steps + merged.non_finite_steps,
+    }
+
+
+def _machines(merged: Merged, before: Totals) -> dict[str, float]:
+    counters = [generator.counters for generator in merged.generators]
+    restarts = sum(counter.get("restarts", 0.0) for counter in counters)
+    return {
+        metrics.MEMORY_TRAINER: merged.rss_bytes,
+        metrics.MEMORY_TRAINER_GPU: merged.gpu_bytes,
+        metrics.MEMORY_GENERATOR: max((c.get("rss_bytes", 0.0) for c in counters), default=0.0),
+        metrics.GENERATORS_ALIVE: sum(generator.alive for generator in merged.generators),
+        metrics.GENERATORS_RESTARTS: before.generator_restarts + restarts,
+    }

@@ -1,0 +1,103 @@
+"""What trainer 0 does beside training: metrics, pictures, kNN, words for people.
+
+None of it waits for anybody. While it evaluates, the other trainers wait in the next vote.
+"""
+
+import time
+from collections.abc import Sequence
+
+from online_synclr.config import Config
+from online_synclr.monitor import metrics
+from online_synclr.monitor.formats import duration
+from online_synclr.monitor.monitor import Monitor
+from trainer.evaluation.probe import KnnProbe
+from trainer.figures import Figures
+from trainer.generator_watch import GeneratorWatch
+from trainer.intake import Sampled
+from trainer.objective.backbone import Backbone
+from trainer.objective.schedules import StepSettings
+from trainer.report import Merged
+from trainer.vote import Decision
+
+
+class FirstTrainer:
+    """Trainer 0's side of the loop."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        monitor: Monitor,
+        figures: Figures,
+        probe: KnnProbe,
+        backbone: Backbone,
+        watch: GeneratorWatch,
+        start_step: int,
+    ) -> None:
+        self._config = config
+        self._monitor = monitor
+        self._probe = probe
+        self._backbone = backbone
+        self._watch = watch
+        self._start_step = start_step
+        self._named_at_s: float | None = None
+        self.figures = figures
+        self.final_loss: float | None = None
+        """Mean loss of the last logged window."""
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        self._monitor.event(text)
+
+    def show_phase(self, step: int, phase: str) -> None:
+        """Tell the console what goes on."""
+        self._monitor.update_console(step, {}, phase=phase, generators=self._watch.lines())
+
+    def show_waiting(self, step: int, decision: Decision) -> None:
+        """Groups are short: show who lacks them; name them once every `trainer.starve_s`."""
+        trainers = _named_trainers(decision)
+        self.show_phase(step, f"waiting for groups ({trainers})")
+        starve_s = self._config.trainer.starve_s
+        now_s = time.monotonic()
+        if decision.longest_wait_s < starve_s:
+            self._named_at_s = None
+        elif self._named_at_s is None or now_s - self._named_at_s >= starve_s:
+            self._named_at_s = now_s
+            shortage = f"{trainers} short of groups for {duration(decision.longest_wait_s)}"
+            self.say(f"{shortage}; {self._watch.reason()}")
+
+    def log(self, step: int, merged: Merged, settings: StepSettings) -> None:
+        """Write the metrics of a logged step."""
+        values = self.figures.metrics(merged, step, settings)
+        self.final_loss = values[metrics.LOSS_TOTAL]
+        self._monitor.log_step(step, values)
+        lines = self._watch.lines()
+        self._monitor.update_console(step, values, phase="training", generators=lines)
+
+    def after_step(self, step: int, sampled: Sequence[Sampled]) -> None:
+        """Console, pictures of groups and kNN, each at its own pace."""
+        monitor = self._config.monitor
+        self._monitor.update_console(step, {}, phase="training")
+        first = step == self._start_step + 1
+        every = monitor.samples_every_steps
+        if every and (first or step % every == 0):
+            groups = [item.group for item in sampled[: monitor.samples_groups]]
+            self._monitor.log_groups(step, groups)
+        every = monitor.knn_every_steps
+        if every and step % every == 0 and step < self._config.trainer.steps:
+            self.measure_knn(step)
+
+    def measure_knn(self, step: int) -> float | None:
+        """kNN accuracy of the teacher's backbone, logged; None without labelled images."""
+        if not self._probe.has_images:
+            return None
+        self.show_phase(step, "measuring kNN accuracy")
+        accuracy = self._probe.accuracy(self._backbone)
+        if accuracy is not None:
+            self._monitor.log_scalars(step, {metrics.KNN_ACCURACY: accuracy})
+        return accuracy
+
+
+def _named_trainers(decision: Decision) -> str:
+    names = ", ".join(str(index) for index in decision.missing)
+    return f"trainer{'s' if len(decision.missing) > 1 else ''} {names}"

@@ -1,0 +1,123 @@
+"""What this trainer knows of the generators: whether any is left, and why not."""
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from online_synclr.config import Config
+from online_synclr.monitor.console_state import GeneratorLine
+from online_synclr.stream.errors import StreamError
+from online_synclr.stream.fan_out import choose_trainers
+from online_synclr.stream.peers import PeerView
+
+POLL_S = 0.05
+REFRESH_S = 0.5
+
+
+class PeerSource(Protocol):
+    """The part of the receiver that the watch needs."""
+
+    def peers(self) -> list[PeerView]:
+        """One view a generator. Raises StreamError once its thread has failed."""
+        ...
+
+
+class GeneratorWatch:
+    """The receiver's view of the generators; nothing here waits but `await_all_heard`.
+
+    Args:
+        receiver: started.
+        num_expected: generators launched with the run that serve this trainer.
+        clock: seconds, monotonic; views are read anew after `REFRESH_S`.
+    """
+
+    def __init__(
+        self,
+        receiver: PeerSource,
+        num_expected: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._receiver = receiver
+        self._num_expected = num_expected
+        self._clock = clock
+        self._read_at_s = -REFRESH_S
+        self._peers: list[PeerView] = []
+        self.failure: str | None = None
+        """Why the receiver itself stopped, once it has."""
+
+    def peers(self, *, fresh: bool = False) -> list[PeerView]:
+        """One view a generator, at most `REFRESH_S` old; the last ones once the receiver failed."""
+        now_s = self._clock()
+        if fresh or now_s - self._read_at_s >= REFRESH_S:
+            self._read_at_s = now_s
+            try:
+                self._peers = self._receiver.peers()
+            except StreamError as error:
+                self.failure = str(error)
+        return self._peers
+
+    def failed(self) -> bool:
+        """Whether the receiver's thread is dead, so that no group will ever arrive."""
+        self.peers()
+        return self.failure is not None
+
+    def exhausted(self) -> bool:
+        """Whether every generator that serves this trainer was heard of and none will send again.
+
+        A supervisor that is about to start its engine anew is alive, and so is its generator.
+        """
+        peers = self.peers()
+        return len(peers) >= max(1, self._num_expected) and all(map(is_gone, peers))
+
+    def reason(self) -> str:
+        """Why there is no generator left: the first error any of them reported, or their ends."""
+        peers = self.peers()
+        for peer in peers:
+            if peer.first_error is not None:
+                return f"generator {peer.generator_id} failed first: {peer.first_error}"
+        ends = ", ".join(f"{peer.generator_id} {peer.connection}" for peer in peers)
+        return f"generators: {ends or 'none was ever heard of'}"
+
+    def lines(self) -> list[GeneratorLine]:
+        """One line a generator, for the console."""
+        return [_line(peer) for peer in self.peers()]
+
+    def await_all_heard(self, timeout_s: float) -> bool:
+        """Wait until every generator launched with the run has connected, or the time is over.
+
+        A generator that has not connected yet cannot be told that the run is over; its HELLO
+        unblocks this.
+        """
+        deadline = time.monotonic() + timeout_s
+        while len(self.peers(fresh=True)) < self._num_expected:
+            if self.failure is not None or time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_S)
+        return True
+
+
+def is_gone(peer: PeerView) -> bool:
+    """Whether a generator will not send again, as far as can be told."""
+    return peer.connection != "alive" or peer.state == "failed"
+
+
+def num_serving(config: Config, *, num_generators: int, num_trainers: int, trainer: int) -> int:
+    """How many of the generators launched with the run serve one trainer (`stream.fan_out`)."""
+    fan_out = config.stream.fan_out
+    return sum(
+        trainer in choose_trainers(num_trainers, fan_out, position)
+        for position in range(num_generators)
+    )
+
+
+def _line(peer: PeerView) -> GeneratorLine:
+    counters = peer.counters
+    return GeneratorLine(
+        generator=peer.generator_id,
+        state=peer.state if peer.connection == "alive" else peer.connection,
+        images=int(counters.get("images_rendered", 0)),
+        captions=int(counters.get("captions_accepted", 0)),
+        restarts=int(counters.get("restarts", 0)),
+        error=peer.first_error or "",
+    )

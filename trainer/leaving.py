@@ -1,0 +1,106 @@
+"""How an attempt ends: END to the generators, their goodbye, a checkpoint, kNN, the summary.
+
+Draining waits for the generators' BYEs, which END asks them for, and for no longer than
+`generators.goodbye_s` or half of the grace after a stop request. A stop request saves first: a
+slow goodbye must not cost the checkpoint.
+"""
+
+import math
+import sys
+import time
+
+from online_synclr.stream.errors import StreamError
+from trainer.assembly import Built, StreamEnd
+from trainer.closing import Ending, summarise
+from trainer.report import Merged
+from trainer.stop import StopRequest
+from trainer.vote import Decision, StopCause
+
+ALL_DONE = "all steps done"
+
+
+def leave(built: Built, stream: StreamEnd, stop: StopRequest, stopped_by: Decision | None) -> int:
+    """End the attempt on every trainer; returns the exit code. See the module's docstring."""
+    cause = None if stopped_by is None else stopped_by.cause
+    ended_by = ALL_DONE if cause is None else cause.value
+    if stopped_by is not None and cause in (StopCause.EXHAUSTED, StopCause.FAILED):
+        ended_by = _say_why(built, stream, stopped_by)
+    stream.receiver.announce_end(ended_by)
+    saved = _take_leave(built, stream, stop, cause)
+    merged = built.parts.reporter.collect()
+    _summarise(built, merged, ended_by, measure=cause in (None, StopCause.EXHAUSTED))
+    return 0 if saved and cause in (None, StopCause.REQUESTED) else 1
+
+
+def _say_why(built: Built, stream: StreamEnd, decision: Decision) -> str:
+    """Name the reason once, on the first trainer that gave it."""
+    assert decision.cause is not None
+    reason = stream.watch.failure or stream.watch.reason()
+    index = built.parts.trainers.index
+    if decision.by and index == decision.by[0]:
+        print(
+            f"online_synclr: stopped after {built.loop.step} steps, {decision.cause.value}; "
+            f"{reason}",
+            file=sys.stderr,
+            flush=True,
+        )
+    return f"{decision.cause.value}; {reason}"
+
+
+def _take_leave(
+    built: Built, stream: StreamEnd, stop: StopRequest, cause: StopCause | None
+) -> bool:
+    """Drain and save, in the order that suits the cause; whether the checkpoint is written."""
+    if cause is StopCause.REQUESTED:
+        saved = built.parts.writer.save(built.loop.step)
+        _drain(built, stream, stop.remaining_s / 2)
+        return saved
+    if cause is not StopCause.FAILED:
+        _drain(built, stream, built.parts.config.generators.goodbye_s)
+    return built.parts.writer.save(built.loop.step)
+
+
+def _drain(built: Built, stream: StreamEnd, timeout_s: float) -> None:
+    first = built.parts.first
+    if first is not None:
+        first.show_phase(built.loop.step, "waiting for the generators' goodbye")
+    timeout_s = min(timeout_s, built.parts.config.generators.goodbye_s)
+    deadline = time.monotonic() + timeout_s
+    stream.watch.await_all_heard(timeout_s)
+    try:
+        stream.receiver.drain(max(0.0, deadline - time.monotonic()))
+    except StreamError as error:
+        # Groups on their way are gone; the others wait for this trainer to save the checkpoint.
+        print(f"online_synclr: {error}", file=sys.stderr, flush=True)
+
+
+def _summarise(built: Built, merged: Merged, ended_by: str, *, measure: bool) -> None:
+    parts, loop = built.parts, built.loop
+    if parts.first is None or built.monitor is None:
+        return
+    totals = parts.writer.totals(merged)
+    knn_after = parts.first.measure_knn(loop.step) if measure else None
+    ending = Ending(
+        step=loop.step,
+        ended_by=ended_by,
+        time_to_first_step_s=loop.time_to_first_step_s,
+        final_loss=_final_loss(parts.first.final_loss, merged),
+        knn_after=knn_after,
+    )
+    summary = summarise(
+        parts.config,
+        ending=ending,
+        merged=merged,
+        before=built.restored.totals,
+        totals=totals,
+        figures=parts.first.figures,
+    )
+    built.monitor.log_summary(summary)
+
+
+def _final_loss(logged: float | None, merged: Merged) -> float | None:
+    """The loss of the steps since the last logged one, else the last logged; None without any."""
+    last = merged.losses["total"]
+    if math.isfinite(last):
+        return last
+    return logged if logged is not None and math.isfinite(logged) else None

@@ -1,0 +1,129 @@
+"""The training loop: what a trainer does from its first vote to its last step.
+
+    vote -> groups -> batch -> step -> figures -> checkpoint -> vote -> ...
+
+It waits in two places only, both inside a round (`trainer.agreement`): for groups, which the
+receiver's thread inserts, and for the other trainers' ballots. Collectives on the device, on the
+CPU group and around checkpoints run after a vote, or at steps that the settings make common.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from online_synclr.config import Config
+from online_synclr.monitor.waits import WaitClock
+from trainer.agreement import Rounds
+from trainer.batch import BatchMaker
+from trainer.distributed import Trainers
+from trainer.first_trainer import FirstTrainer
+from trainer.intake import Intake, Sampled
+from trainer.objective.schedules import StepSettings
+from trainer.reporter import Reporter
+from trainer.role import TrainerRole
+from trainer.step import TrainStep
+from trainer.vote import Action, Decision
+from trainer.writer import CheckpointWriter
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopParts:
+    """What the loop works with. `first`: trainer 0's monitor, figures and kNN; None elsewhere."""
+
+    config: Config
+    role: TrainerRole
+    trainers: Trainers
+    intake: Intake
+    rounds: Rounds
+    waits: WaitClock
+    batches: BatchMaker
+    train: TrainStep
+    reporter: Reporter
+    writer: CheckpointWriter
+    first: FirstTrainer | None
+
+
+class TrainLoop:
+    """Runs steps until the last one, or until the vote says stop."""
+
+    def __init__(self, parts: LoopParts, *, start_step: int) -> None:
+        self._parts = parts
+        self.step = start_step
+        """Steps done, over all attempts."""
+        self.time_to_first_step_s = 0.0
+        """From the process's launch to the end of this attempt's first step; 0 before."""
+
+    def run(self) -> Decision | None:
+        """Train; None after the last step, else the decision that stopped it.
+
+        Raises:
+            DivergedLossError: the loss was not finite for too long (on every trainer).
+        """
+        while self.step < self._parts.config.trainer.steps:
+            decision = self._next_decision()
+            if decision.action is Action.STOP:
+                return decision
+            self._one_step()
+        return None
+
+    def _next_decision(self) -> Decision:
+        """Vote until all trainers step or stop; checkpoints that are due are saved on the way."""
+        parts = self._parts
+        while True:
+            due = parts.writer.is_due(self.step)
+            decision = parts.rounds.next(self.step, checkpoint_due=due)
+            if decision.checkpoint:
+                parts.writer.save(self.step)
+            if decision.action is not Action.WAIT:
+                return decision
+            if parts.first is not None:
+                parts.first.show_waiting(self.step, decision)
+
+    def _one_step(self) -> None:
+        parts = self._parts
+        if not self.time_to_first_step_s:
+            self._begin()
+        sampled = self._sample()
+        batch = parts.batches([item.group for item in sampled], self.step)
+        settings = parts.train(batch, self.step)
+        parts.reporter.note_sampled(sampled)
+        self.step += 1
+        if not self.time_to_first_step_s:
+            self._first_step_done()
+        self._report(settings, sampled)
+
+    def _sample(self) -> list[Sampled]:
+        parts = self._parts
+        batch_groups = parts.config.trainer.batch_groups // parts.trainers.size
+        sampled = parts.intake.try_sample(batch_groups)
+        # Only this thread takes groups out, so a pool that was ready before the vote still is.
+        assert sampled is not None, "the pool was ready before the vote and is not after it"
+        return sampled
+
+    def _begin(self) -> None:
+        """All trainers are about to take this attempt's first step: waits count from here."""
+        parts = self._parts
+        parts.waits.start()
+        merged = parts.reporter.collect()
+        if parts.first is not None:
+            parts.first.figures.start(merged, self.step)
+
+    def _first_step_done(self) -> None:
+        parts = self._parts
+        if parts.trainers.device.type == "cuda":
+            torch.cuda.synchronize(parts.trainers.device)
+        self.time_to_first_step_s = time.time() - parts.role.launch_time
+        if parts.first is not None:
+            parts.first.say(f"first step after {self.time_to_first_step_s:.1f} s")
+
+    def _report(self, settings: StepSettings, sampled: list[Sampled]) -> None:
+        parts = self._parts
+        monitor = parts.config.monitor
+        if self.step % monitor.log_every_steps == 0 or self.step == parts.config.trainer.steps:
+            merged = parts.reporter.collect()
+            parts.reporter.start_window()
+            if parts.first is not None:
+                parts.first.log(self.step, merged, settings)
+        if parts.first is not None:
+            parts.first.after_step(self.step, sampled)

@@ -1,0 +1,123 @@
+"""One optimiser step.
+
+    uint8 batch -> views -> student, teacher -> losses -> backward -> clip -> AdamW -> teacher
+
+The host only queues work and never waits for the device: whether the loss is finite is a flag that
+stays there, reduced over the trainers, and AdamW leaves everything as it was where it is set. The
+collectives inside wait for the other trainers, which the vote before the step has made sure of.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from online_synclr.config import Config
+from trainer.batch import Batch
+from trainer.distributed import Trainers
+from trainer.objective.model import SynCLRModel
+from trainer.objective.objective import LossParts, Objective
+from trainer.objective.optimizer import apply_settings, build_optimizer
+from trainer.objective.rng import step_generator
+from trainer.objective.schedules import StepSettings, step_settings
+from trainer.objective.views import ViewMaker
+from trainer.step_meter import StepMeter
+
+
+class TrainStep:
+    """The model with everything that changes it; call it with a batch and the step's number.
+
+    After a step that was not finite the student and the optimiser are as before on every trainer.
+    The teacher's average still moves towards that same student.
+    """
+
+    def __init__(
+        self, config: Config, *, model: SynCLRModel, trainers: Trainers, incarnation: int
+    ) -> None:
+        self._config = config
+        self._trainers = trainers
+        self._incarnation = incarnation
+        self.model = model
+        self.optimizer = build_optimizer(model.student, config.trainer.optimizer)
+        self.meter = StepMeter(trainers.device)
+        self._parameters = list(model.student.parameters())
+        self._make_views = ViewMaker(config.trainer.crops, config.trainer.augment)
+        self._objective: Objective | None = None
+
+    def __call__(self, batch: Batch, step: int) -> StepSettings:
+        """Queue the step and return the scheduled values it uses."""
+        settings = step_settings(self._config.trainer, step)
+        parts = self._losses(batch, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(parts.total)
+        norm = self._clip()
+        bad = self._flag_non_finite(parts.total, norm)
+        self._update(settings, bad)
+        self.model.ema.step(settings.ema)
+        self.meter.add(parts, norm, bad)
+        return settings
+
+    def _losses(self, batch: Batch, step: int) -> LossParts:
+        generator = step_generator(
+            "views",
+            run_seed=self._config.run.seed,
+            incarnation=self._incarnation,
+            rank=self._trainers.index,
+            step=step,
+        )
+        views = self._make_views(batch.images_NCHW, generator)
+        objective = self._bound_objective()
+        return objective.losses(views, batch.captions_N2, batch.concepts_N2, batch.images_N2, step)
+
+    def _bound_objective(self) -> Objective:
+        # Made at the first step: DistributedDataParallel must see the restored weights.
+        if self._objective is None:
+            self._objective = Objective(
+                self._config,
+                distribute(self.model.student, self._trainers),
+                self.model.teacher,
+                self._trainers.device_group,
+                incarnation=self._incarnation,
+            )
+        return self._objective
+
+    def _clip(self) -> torch.Tensor:
+        """Clip the gradients' total norm in place; the norm before, a device scalar."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        most = self._config.trainer.optimizer.clip_grad_norm
+        if most > 0:
+            nn.utils.clip_grads_with_norm_(self._parameters, most, norm)
+        return norm
+
+    def _flag_non_finite(self, total: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        """1.0 on every trainer where any trainer's loss or norm is not finite, else 0.0."""
+        finite = torch.isfinite(total.detach()) & torch.isfinite(norm)
+        bad = 1.0 - finite.float()
+        if self._trainers.device_group is not None:
+            dist.all_reduce(bad, op=dist.ReduceOp.MAX, group=self._trainers.device_group)
+        return bad
+
+    def _update(self, settings: StepSettings, bad: torch.Tensor) -> None:
+        apply_settings(self.optimizer, settings)
+        # The hook of torch's GradScaler: the fused kernels leave parameters, moments and step
+        # counts as they are where the flag is set, without the host having to know.
+        self.optimizer.found_inf = bad  # type: ignore[attr-defined]
+        self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+        self.optimizer.step()
+
+
+def distribute(student: nn.Module, trainers: Trainers) -> nn.Module:
+    """The student with gradients averaged over the trainers; itself when there is one.
+
+    Nothing but gradients is exchanged: the networks have no buffers that change, such as batch
+    statistics, and start equal on every rank.
+    """
+    if trainers.device_group is None:
+        return student
+    return DistributedDataParallel(
+        student,
+        device_ids=[trainers.device.index] if trainers.device.type == "cuda" else None,
+        process_group=trainers.device_group,
+        gradient_as_bucket_view=True,
+    )

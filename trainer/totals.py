@@ -1,0 +1,58 @@
+"""What earlier attempts of a run add to its summary; kept in the checkpoint."""
+
+import msgspec
+
+from trainer.report import Merged
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Cumulative over the attempts up to a checkpoint. Groups unless named otherwise.
+
+    `sent` is what then adds up with what was received, lost and discarded: groups on their way at
+    that moment belong to no attempt. `captions` and `concepts` are sketches (`DistinctCounter`).
+    """
+
+    wall_s: float = 0.0
+    sent: int = 0
+    lost: int = 0
+    discarded: int = 0
+    images_rendered: int = 0
+    captions_accepted: int = 0
+    generator_restarts: int = 0
+    non_finite_steps: int = 0
+    captions: bytes = b""
+    concepts: bytes = b""
+    knn_before: float | None = None
+
+    def encode(self) -> bytes:
+        """For the checkpoint."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Totals":
+        """The reverse of `encode`."""
+        return msgspec.msgpack.decode(data, type=cls)
+
+
+def add_up(before: Totals, merged: Merged, *, wall_s: float, knn_before: float | None) -> Totals:
+    """The totals after `wall_s` seconds of this attempt; the intake counts all attempts already."""
+    lost = before.lost + merged.lost
+    discarded = before.discarded + merged.discarded
+    return Totals(
+        wall_s=before.wall_s + wall_s,
+        sent=merged.intake.received + lost + discarded,
+        lost=lost,
+        discarded=discarded,
+        images_rendered=before.images_rendered + generator_total(merged, "images_rendered"),
+        captions_accepted=before.captions_accepted + generator_total(merged, "captions_accepted"),
+        generator_restarts=before.generator_restarts + generator_total(merged, "restarts"),
+        non_finite_steps=before.non_finite_steps + merged.non_finite_steps,
+        captions=merged.captions,
+        concepts=merged.concepts,
+        knn_before=knn_before,
+    )
+
+
+def generator_total(merged: Merged, counter: str) -> int:
+    """One counter added up over the generators."""
+    return int(sum(generator.counters.get(counter, 0.0) for generator in merged.generators))
