@@ -1,0 +1,168 @@
+"""The thread that writes captions ahead of the renderer.
+
+    draw -> prompt -> language model -> filter -> bounded queue -> renderer
+
+It waits for room in the queue (the renderer makes it by `take`) and for the language model. The
+renderer waits in `take` for a caption (this thread brings it, or its error).
+"""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from generators.caption_filter import Accepted, CaptionFilter
+from generators.concepts import ConceptStream, Draw
+from generators.counters import Counters
+from generators.errors import GeneratorError
+from generators.language.base import Completion, LanguageModel
+
+_FIRST_BATCH = 4
+_BARREN_BATCHES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Captioned:
+    """An accepted caption, the draw it was written from and that draw's number."""
+
+    draw: Draw
+    caption: str
+    counter: int
+
+
+class Captioner:
+    """Writes captions for draws 0, 1, 2, ... of a stream until it is closed.
+
+    A refused caption is dropped and its draw's number with it, so that the number of an accepted
+    one still says which draw made it. The first batches are small, so that rendering starts early.
+    """
+
+    def __init__(
+        self,
+        *,
+        draws: ConceptStream,
+        prompt_of: Callable[[Draw], str],
+        seed_of: Callable[[int], int],
+        model: LanguageModel,
+        caption_filter: CaptionFilter,
+        batch_captions: int,
+        queue_captions: int,
+        counters: Counters,
+    ) -> None:
+        self._draws = draws
+        self._prompt_of = prompt_of
+        self._seed_of = seed_of
+        self._model = model
+        self._filter = caption_filter
+        self._largest_batch = min(batch_captions, queue_captions)
+        self._capacity = queue_captions
+        self._counters = counters
+        self._changed = threading.Condition()
+        self._queue: deque[Captioned] = deque()
+        self._error: BaseException | None = None
+        self._closed = False
+        self._barren = _BarrenWatch()
+        self._thread = threading.Thread(target=self._run, name="captioner", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def take(self, most: int, timeout_s: float) -> list[Captioned]:
+        """Up to `most` captions; none if none came within `timeout_s`.
+
+        Waits for the first caption only.
+
+        Raises:
+            Exception: whatever ended the thread, once its captions are used up.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._error or self._closed, timeout_s)
+            if not self._queue and self._error is not None:
+                raise self._error
+            taken = [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
+            self._changed.notify_all()
+            return taken
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Write no more; waits up to `timeout_s` for the batch under way."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            self._write()
+        except BaseException as error:
+            with self._changed:
+                if not self._closed:
+                    self._error = error
+                self._changed.notify_all()
+
+    def _write(self) -> None:
+        counter, size = 0, min(_FIRST_BATCH, self._largest_batch)
+        while self._wait_for_room(size):
+            accepted = self._write_batch(range(counter, counter + size))
+            with self._changed:
+                self._queue.extend(accepted)
+                self._changed.notify_all()
+            counter += size
+            size = min(2 * size, self._largest_batch)
+
+    def _wait_for_room(self, size: int) -> bool:
+        with self._changed, self._counters.timed("wait_s/caption_queue_full"):
+            self._changed.wait_for(
+                lambda: self._closed or self._capacity - len(self._queue) >= size
+            )
+            return not self._closed
+
+    def _write_batch(self, counters: Sequence[int]) -> list[Captioned]:
+        draws = [self._draws.draw(counter) for counter in counters]
+        with self._counters.timed("busy_s/llm"):
+            completions = self._model.complete(
+                [self._prompt_of(draw) for draw in draws], [self._seed_of(c) for c in counters]
+            )
+        self._counters.add("captions_written", len(completions))
+        accepted = [
+            captioned
+            for draw, completion, counter in zip(draws, completions, counters, strict=True)
+            if (captioned := self._check(draw, completion, counter)) is not None
+        ]
+        self._barren.batch_done(num_accepted=len(accepted))
+        self._counters.add("captions_accepted", len(accepted))
+        return accepted
+
+    def _check(self, draw: Draw, completion: Completion, counter: int) -> Captioned | None:
+        verdict = self._filter.check(completion.text, draw, finished=completion.finished)
+        if isinstance(verdict, Accepted):
+            return Captioned(draw, verdict.caption, counter)
+        self._counters.add(f"rejected/{verdict.reason}")
+        self._barren.rejected(verdict.reason, completion.text)
+        return None
+
+
+class _BarrenWatch:
+    """Notices a language model whose captions are all refused."""
+
+    def __init__(self) -> None:
+        self._reasons: Counter[str] = Counter()
+        self._example = ""
+        self._batches = 0
+
+    def rejected(self, reason: str, text: str) -> None:
+        self._reasons[reason] += 1
+        self._example = text
+
+    def batch_done(self, *, num_accepted: int) -> None:
+        self._batches = 0 if num_accepted else self._batches + 1
+        if num_accepted:
+            self._reasons.clear()
+        elif self._batches >= _BARREN_BATCHES:
+            reason, count = self._reasons.most_common(1)[0]
+            raise GeneratorError(
+                f"the last {sum(self._reasons.values())} captions were all refused, {count} of "
+                f"them for '{reason}' (one read: {self._example[:80]!r}); change captions.model, "
+                "captions.bank or captions.filter"
+            )

@@ -1,0 +1,1 @@
+"""Renderers that turn recipes into groups of images; nothing heavy is imported here."""

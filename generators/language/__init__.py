@@ -1,0 +1,1 @@
+"""Language models that write captions, one module a back end; nothing heavy is imported here."""

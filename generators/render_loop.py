@@ -1,0 +1,100 @@
+"""The engine's main loop: captions -> renderer -> quality gate -> sender.
+
+It waits for captions (the captioner thread brings them) and for room at the sender (trainers make
+it by asking for groups). A stop request and END end both waits.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from generators.captioner import Captioned
+from generators.counters import Counters
+from generators.images.quality_gate import gate_reason
+from generators.images.renderer import Rendered, Renderer
+from online_synclr.stream.group import Group, Recipe
+
+_TICK_S = 0.25
+
+
+class CaptionSource(Protocol):
+    """Where captions come from."""
+
+    def take(self, most: int, timeout_s: float) -> list[Captioned]:
+        """Up to `most`; none if none came in time."""
+
+
+class GroupTaker(Protocol):
+    """Where groups go to."""
+
+    def put(self, group: Group, timeout_s: float) -> bool:
+        """Hand a group over; False: the time was up, or nothing is taken any more."""
+
+
+class RenderLoop:
+    """Renders until `stopping`; then delivers what it holds for at most `drain_s`."""
+
+    def __init__(
+        self,
+        *,
+        captions: CaptionSource,
+        renderer: Renderer,
+        sender: GroupTaker,
+        recipe_of: Callable[[Captioned], Recipe],
+        batch_groups: int,
+        min_contrast: float,
+        drain_s: float,
+        counters: Counters,
+        stopping: Callable[[], bool],
+        ended: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._captions = captions
+        self._renderer = renderer
+        self._sender = sender
+        self._recipe_of = recipe_of
+        self._batch_groups = batch_groups
+        self._min_contrast = min_contrast
+        self._drain_s = drain_s
+        self._counters = counters
+        self._stopping = stopping
+        self._ended = ended
+        self._clock = clock
+        self._drain_until_s: float | None = None
+
+    def run(self) -> None:
+        """Work until asked to stop."""
+        while not self._stopping():
+            with self._counters.timed("wait_s/captions"):
+                captioned = self._captions.take(self._batch_groups, _TICK_S)
+            if captioned:
+                for rendered in self._render([self._recipe_of(one) for one in captioned]):
+                    self._deliver(rendered)
+
+    def _render(self, recipes: list[Recipe]) -> list[Rendered]:
+        with self._counters.timed("busy_s/render"):
+            rendered = self._renderer.render(recipes)
+        self._counters.add("groups_rendered", len(recipes))
+        self._counters.add("images_rendered", sum(recipe.num_images for recipe in recipes))
+        return rendered
+
+    def _deliver(self, rendered: Rendered) -> None:
+        reason = gate_reason(rendered, min_contrast=self._min_contrast)
+        if reason is not None:
+            self._counters.add("groups_gated")
+            self._counters.add(f"gated/{reason}")
+            return
+        while not self._sender.put(rendered.group, _TICK_S):
+            if self._ended():
+                return
+            if self._drained():
+                self._counters.add("groups_abandoned")
+                return
+
+    def _drained(self) -> bool:
+        """Whether a stop was asked for and the time to deliver after it is over."""
+        if not self._stopping():
+            return False
+        if self._drain_until_s is None:
+            self._drain_until_s = self._clock() + self._drain_s
+        return self._clock() >= self._drain_until_s

@@ -1,0 +1,37 @@
+"""What a generator rank is told about its place in the run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorRole:
+    """One generator of a run.
+
+    Attributes:
+        run_id: The run's identity, as the trainers know it.
+        run_dir: Run folder; logs and the node's server address are written below it.
+        incarnation: Of this attempt; raised before any engine starts.
+        generator_index: Among all generators of the run, from 0.
+        node_index: The node this generator is on.
+        local_generator_index: Among the generators of this node, from 0; the first one starts the
+            node's server.
+        trainer_addresses: Where the trainers' receivers listen.
+        gpu: Index among the GPUs this process sees; none: CPU.
+        cpu_threads: Threads of the engine's libraries.
+    """
+
+    run_id: str
+    run_dir: Path
+    incarnation: int
+    generator_index: int
+    node_index: int
+    local_generator_index: int
+    trainer_addresses: tuple[str, ...]
+    gpu: int | None
+    cpu_threads: int
+
+    @property
+    def generator_id(self) -> str:
+        """Name of this generator wherever the run is shown."""
+        return f"g{self.generator_index}"

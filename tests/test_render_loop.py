@@ -1,0 +1,117 @@
+"""The engine's main loop with fakes: what becomes of every rendered group, and how it ends."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from generators.captioner import Captioned
+from generators.concepts import Concept, Draw
+from generators.counters import Counters
+from generators.images.renderer import Rendered
+from generators.render_loop import RenderLoop
+from online_synclr.stream.group import Group, Recipe
+from tests.stream_helpers import make_recipe
+
+CONCEPT = Concept("red fox", "animals", "object", "animal")
+DRAW = Draw(CONCEPT, "concept", None, None, (0, 1, 2))
+
+
+class Captions:
+    """Gives `count` captions, then nothing."""
+
+    def __init__(self, count: int) -> None:
+        self.left = [Captioned(DRAW, f"caption {counter}", counter) for counter in range(count)]
+
+    def take(self, most: int, timeout_s: float) -> list[Captioned]:
+        taken, self.left = self.left[:most], self.left[most:]
+        return taken
+
+
+class Renderer:
+    """Renders noise; every third group is blank."""
+
+    fingerprint = "fake"
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def render(self, recipes: Sequence[Recipe]) -> list[Rendered]:
+        self.batches.append(len(recipes))
+        return [Rendered(Group(recipe, picture(recipe.counter)), True) for recipe in recipes]
+
+    def close(self) -> None:
+        pass
+
+
+def picture(counter: int) -> np.ndarray:
+    rng = np.random.default_rng(counter)
+    images = rng.integers(0, 255, (2, 3, 8, 8)).astype(np.uint8)
+    return images * np.uint8(counter % 3 != 2)
+
+
+class Bench:
+    """A loop over six captions; the sender takes `room` groups."""
+
+    def __init__(self, room: int) -> None:
+        self.now_s = 0.0
+        self.room = room
+        self.taken: list[int] = []
+        self.stop = False
+        self.ended = False
+        self.counters = Counters()
+        self.captions = Captions(6)
+        self.renderer = Renderer()
+        self.loop = RenderLoop(
+            captions=self.captions,
+            renderer=self.renderer,
+            sender=self,
+            recipe_of=lambda one: make_recipe(one.counter),
+            batch_groups=4,
+            min_contrast=2.0,
+            drain_s=5.0,
+            counters=self.counters,
+            stopping=lambda: self.stop or self.ended or not self.captions.left,
+            ended=lambda: self.ended,
+            clock=lambda: self.now_s,
+        )
+
+    def put(self, group: Group, timeout_s: float) -> bool:
+        if len(self.taken) < self.room:
+            self.taken.append(group.recipe.counter)
+            return True
+        self.now_s += timeout_s
+        self.stop = True
+        return False
+
+    def values(self) -> dict[str, float]:
+        return self.counters.snapshot()
+
+
+def test_blank_groups_are_gated_and_all_are_accounted_for() -> None:
+    bench = Bench(room=100)
+    bench.loop.run()
+    values = bench.values()
+    assert bench.renderer.batches == [4, 2]
+    assert bench.taken == [0, 1, 3, 4]
+    assert values["groups_rendered"] == 6
+    assert values["images_rendered"] == 12
+    assert values["groups_gated"] == values["gated/low_contrast"] == 2
+
+
+def test_what_cannot_be_delivered_after_a_stop_is_counted() -> None:
+    bench = Bench(room=1)
+    bench.loop.run()
+    values = bench.values()
+    assert bench.taken == [0]
+    assert values["groups_abandoned"] == 2
+    assert values["groups_rendered"] == 4 == 1 + values["groups_gated"] + 2
+    # The time to deliver runs from the stop request, for all groups together.
+    assert 5.0 <= bench.now_s < 6.0
+
+
+def test_end_ends_delivery_at_once() -> None:
+    bench = Bench(room=0)
+    bench.ended = True
+    bench.loop._deliver(Rendered(Group(make_recipe(0), picture(0)), True))
+    assert bench.now_s < 1.0
+    assert "groups_abandoned" not in bench.values()

@@ -1,0 +1,300 @@
+"""Renderers: one source of chance an image, whatever else is in the batch; and the same again."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import diffusers
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from generators.errors import GeneratorError, SetupError
+from generators.images.diffusers_renderer import DiffusersRenderer
+from generators.images.factory import create_renderer
+from generators.images.noise import noise_generator
+from generators.images.pipeline import drop_safety_checker, resolve_image_model
+from generators.images.pixels import to_uint8
+from generators.images.quality_gate import gate_reason
+from generators.images.renderer import Rendered, re_render
+from generators.images.synthetic_renderer import SyntheticRenderer
+from online_synclr.config.schema import ImagesConfig
+from online_synclr.stream.group import Group, Recipe
+from tests.tiny_pipeline import save_tiny_pipeline
+
+LEVELS = 2
+"""Stated tolerance in float32, of 255 (see DiffusersRenderer)."""
+
+HALF_PRECISION_LEVELS = 16
+
+SCHEDULERS = ["model", "ddim", "euler", "euler_ancestral", "lcm", "dpmsolver++", "unipc"]
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_pipeline(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(params=SCHEDULERS)
+def renderer(request: pytest.FixtureRequest, pipeline: Path) -> Iterator[DiffusersRenderer]:
+    made = make(pipeline, scheduler=request.param)
+    yield made
+    made.close()
+
+
+def make(pipeline: Path, **changes: object) -> DiffusersRenderer:
+    settings = {
+        "dtype": "float32",
+        "render_px": 32,
+        "send_px": 32,
+        "steps": 3,
+        "per_caption": 2,
+        "guidance": 2.0,
+    }
+    config = ImagesConfig.model_validate({"model": str(pipeline), **settings, **changes})
+    return DiffusersRenderer(config, device="cpu")
+
+
+def recipe(counter: int, fingerprint: str = "", **changes: object) -> Recipe:
+    made = Recipe(
+        caption=f"a red fox {counter}",
+        concept="red fox",
+        source="animals",
+        template="concept",
+        background="",
+        relation="",
+        run_seed=1,
+        incarnation=1,
+        stream=0,
+        counter=counter,
+        num_images=2,
+        llm_fingerprint="llm",
+        image_fingerprint=fingerprint,
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def pixels(rendered: Rendered) -> np.ndarray:
+    return rendered.group.images_mchw.astype(int)
+
+
+def test_a_group_does_not_depend_on_its_batch(renderer: DiffusersRenderer) -> None:
+    together = renderer.render([recipe(counter) for counter in range(3)])
+    for counter, among_others in enumerate(together):
+        (alone,) = renderer.render([recipe(counter)])
+        assert abs(pixels(alone) - pixels(among_others)).max() <= LEVELS
+
+
+def test_half_precision_keeps_groups_apart_from_their_batch(pipeline: Path) -> None:
+    renderer = make(pipeline, dtype="bfloat16")
+    together = renderer.render([recipe(counter) for counter in range(3)])
+    for counter, among_others in enumerate(together):
+        (alone,) = renderer.render([recipe(counter)])
+        assert abs(pixels(alone) - pixels(among_others)).max() <= HALF_PRECISION_LEVELS
+
+
+def test_images_of_a_group_differ_and_have_the_promised_form(renderer: DiffusersRenderer) -> None:
+    (rendered,) = renderer.render([recipe(0)])
+    images = rendered.group.images_mchw
+    assert images.dtype == np.uint8
+    assert images.shape == (2, 3, 32, 32)
+    assert images.flags.c_contiguous
+    assert rendered.finite
+    assert abs(pixels(rendered)[0] - pixels(rendered)[1]).mean() > 1
+
+
+def test_the_same_recipe_at_the_same_batch_shape_is_equal(renderer: DiffusersRenderer) -> None:
+    first, second = (renderer.render([recipe(7)])[0] for _ in range(2))
+    assert np.array_equal(first.group.images_mchw, second.group.images_mchw)
+
+
+@pytest.mark.parametrize("scheduler", ["euler_ancestral", "lcm"])
+def test_step_noise_comes_from_each_images_own_seed(pipeline: Path, scheduler: str) -> None:
+    """With the first latents fixed, only the noise of the steps can tell two seeds apart."""
+    renderer = make(pipeline, scheduler=scheduler)
+    latents = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(0))
+
+    def render(seeds: list[int]) -> torch.Tensor:
+        return renderer._pipeline(
+            prompt=["a red fox"] * len(seeds),
+            latents=latents.repeat(len(seeds), 1, 1, 1),
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            num_inference_steps=3,
+            guidance_scale=2.0,
+            output_type="pt",
+        ).images
+
+    first, second, again = render([1, 2, 1])
+    assert (first - second).abs().max() > 1e-3
+    torch.testing.assert_close(first, again, atol=1e-5, rtol=0.0)
+    torch.testing.assert_close(first, render([1])[0], atol=1e-4, rtol=0.0)
+
+
+def test_re_render_has_identical_noise_and_equal_pixels(pipeline: Path) -> None:
+    first = make(pipeline, scheduler="euler_ancestral")
+    made = recipe(3, fingerprint=first.fingerprint)
+    group = first.render([made])[0].group
+    second = make(pipeline, scheduler="euler_ancestral")
+    assert np.array_equal(re_render(second, made).images_mchw, group.images_mchw)
+    assert (
+        made.noise_seeds()
+        == msgspec.json.decode(msgspec.json.encode(made), type=Recipe).noise_seeds()
+    )
+
+
+def test_re_render_refuses_another_model_or_setting(pipeline: Path) -> None:
+    made = recipe(3, fingerprint=make(pipeline).fingerprint)
+    with pytest.raises(GeneratorError, match="rendered by"):
+        re_render(make(pipeline, steps=4), made)
+
+
+def test_fingerprint_follows_what_changes_pixels(pipeline: Path) -> None:
+    base = make(pipeline).fingerprint
+    assert make(pipeline, batch_groups=2).fingerprint == base
+    assert make(pipeline, guidance=3.0).fingerprint != base
+    assert make(pipeline, scheduler_args={"timestep_spacing": "trailing"}).fingerprint != base
+
+
+def test_scheduler_arguments_reach_the_scheduler(pipeline: Path) -> None:
+    renderer = make(pipeline, scheduler="ddim", scheduler_args={"timestep_spacing": "trailing"})
+    assert renderer._pipeline.scheduler.config.timestep_spacing == "trailing"
+
+
+def test_negative_prompt_changes_the_picture(pipeline: Path) -> None:
+    plain = make(pipeline).render([recipe(0), recipe(1)])[0]
+    other = make(pipeline, negative_prompt="a blue owl").render([recipe(0), recipe(1)])[0]
+    assert abs(pixels(plain) - pixels(other)).max() > 0
+
+
+def test_pictures_are_averaged_down_to_the_size_that_is_sent(pipeline: Path) -> None:
+    large = pixels(make(pipeline).render([recipe(0)])[0])
+    small = pixels(make(pipeline, send_px=16).render([recipe(0)])[0])
+    averaged = large.reshape(2, 3, 16, 2, 16, 2).mean(axis=(3, 5))
+    assert abs(averaged - small).max() <= 1
+
+
+@pytest.mark.parametrize("send_px", [4, 5, 8, 12])
+def test_resizing_keeps_flat_pictures_flat(send_px: int) -> None:
+    out, finite = to_uint8(torch.full((2, 3, 8, 8), 0.5), send_px)
+    assert out.shape == (2, 3, send_px, send_px)
+    assert out.unique().tolist() == [128]
+    assert finite.tolist() == [True, True]
+
+
+def test_non_finite_pictures_are_seen() -> None:
+    images = torch.rand(3, 3, 8, 8)
+    images[1, 0, 0, 0] = torch.nan
+    images[2, 0, 0, 0] = torch.inf
+    out, finite = to_uint8(images, 8)
+    assert finite.tolist() == [True, False, False]
+    assert out.dtype == torch.uint8
+
+
+def test_quality_gate() -> None:
+    noisy = np.random.default_rng(0).integers(0, 255, (2, 3, 8, 8)).astype(np.uint8)
+    blank = noisy.copy()
+    blank[1] = 7
+    good = Rendered(Group(recipe(0), noisy), finite=True)
+    assert gate_reason(good, min_contrast=2.0) is None
+    assert gate_reason(replace(good, finite=False), min_contrast=2.0) == "non_finite"
+    gated = Rendered(Group(recipe(0), blank), finite=True)
+    assert gate_reason(gated, min_contrast=2.0) == "low_contrast"
+    assert gate_reason(gated, min_contrast=0.0) is None
+
+
+def test_model_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(GeneratorError, match=r"images\.model=/nowhere could not be loaded"):
+        make(Path("/nowhere"))
+    monkeypatch.setattr("generators.images.pipeline.EMBEDDED_IMAGE_MODEL_DIR", Path("/nowhere"))
+    with pytest.raises(SetupError, match=r"images\.model=embedded"):
+        resolve_image_model("embedded")
+
+
+def test_scheduler_that_refuses_its_arguments_is_one_line(pipeline: Path) -> None:
+    with pytest.raises(SetupError, match=r"images\.scheduler_args"):
+        make(pipeline, scheduler="ddim", scheduler_args={"beta_schedule": "unheard of"})
+
+
+def test_every_bit_of_a_seed_makes_other_noise() -> None:
+    def noise(seed: int) -> torch.Tensor:
+        return torch.randn(4096, generator=noise_generator(seed))
+
+    assert torch.equal(noise(2**62 + 5), noise(2**62 + 5))
+    for bit in (0, 31, 32, 62):
+        assert not torch.equal(noise(5), noise(5 ^ 2**bit))
+    assert abs(float(noise(5).mean())) < 0.1
+    assert abs(float(noise(5).std()) - 1.0) < 0.1
+
+
+def test_a_lora_and_another_decoder_change_the_pixels(pipeline: Path, tmp_path: Path) -> None:
+    from diffusers import AutoencoderTiny, UNet2DConditionModel
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel.from_pretrained(pipeline / "unet")
+    (tmp_path / "lora").mkdir()
+    layers = [name for name, _ in unet.named_modules() if name.endswith("attn1.to_q")]
+    factors = {
+        f"unet.{name}.lora_{part}.weight": torch.randn(shape)
+        for name in layers
+        for part, shape in (("A", (2, unet.get_submodule(name).in_features)), ("B", (32, 2)))
+    }
+    save_file(factors, tmp_path / "lora" / "pytorch_lora_weights.safetensors")
+    decoder = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    )
+    decoder.save_pretrained(tmp_path / "vae")
+    plain, tuned, other = (
+        make(pipeline, guidance=0.0, **changes)
+        for changes in ({}, {"lora": str(tmp_path / "lora")}, {"vae": str(tmp_path / "vae")})
+    )
+    (one,), (two,), (three,) = (made.render([recipe(0)]) for made in (plain, tuned, other))
+    assert one.group.images_mchw.shape == two.group.images_mchw.shape
+    assert not np.array_equal(one.group.images_mchw, two.group.images_mchw)
+    assert not np.array_equal(one.group.images_mchw, three.group.images_mchw)
+    assert len({plain.fingerprint, tuned.fingerprint, other.fingerprint}) == 3
+
+
+def test_synthetic_renderer_is_deterministic_and_says_what_it_is() -> None:
+    said: list[str] = []
+    settings = ImagesConfig(backend="synthetic", send_px=16, per_caption=2)
+    renderer = create_renderer(settings, device="cpu", say=said.append)
+    together = renderer.render([recipe(0), recipe(1)])
+    (alone,) = renderer.render([recipe(1)])
+    assert np.array_equal(together[1].group.images_mchw, alone.group.images_mchw)
+    assert alone.group.images_mchw.shape == (2, 3, 16, 16)
+    assert gate_reason(alone, min_contrast=2.0) is None
+    assert "SYNTHETIC" in said[0]
+
+
+def test_synthetic_renderer_keeps_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, waits = [0.0], []
+    settings = ImagesConfig(backend="synthetic", send_px=8, rate_images_per_s=4.0)
+    renderer = SyntheticRenderer(settings, clock=lambda: now[0])
+
+    def wait(duration_s: float) -> None:
+        waits.append(duration_s)
+        now[0] += duration_s
+
+    monkeypatch.setattr(renderer._closed, "wait", wait)
+    for counter in range(3):
+        now[0] += 0.1
+        renderer.render([recipe(counter)])
+    # Two images a call at four a second: half a second each, less what the work took.
+    assert waits == pytest.approx([0.4, 0.4, 0.4])
+
+
+class FakeSafetyChecker(torch.nn.Module):
+    """Stands where Stable Diffusion 1.x has its checker."""
+
+
+def test_a_safety_checker_is_dropped_on_loading(tmp_path: Path) -> None:
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(save_tiny_pipeline(tmp_path))
+    pipeline.register_modules(safety_checker=FakeSafetyChecker())
+    drop_safety_checker(pipeline)
+    assert pipeline.safety_checker is None
+    assert not pipeline.config.requires_safety_checker

@@ -1,0 +1,427 @@
+"""The supervisor: decisions with fakes and a clock of their own, then real children that die."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from generators.control_group import ControlGroup
+from generators.environment import engine_environment, scrubbed
+from generators.process import EngineProcess
+from generators.reports import Report, ReportReader, ReportWriter
+from generators.restarts import RestartBudget, StallWatch, stream_number
+from generators.supervisor import Supervisor
+from online_synclr.config.schema import GeneratorsConfig
+from online_synclr.paths import PROJECT_DIR
+from online_synclr.stream.messages import PeerState
+
+SETTINGS = GeneratorsConfig(restarts_per_hour=2, backoff_s=2.0, stall_s=60.0)
+
+
+class FakeEngine:
+    """Does what the test sets."""
+
+    def __init__(self, stream: int) -> None:
+        self.stream = stream
+        self.code: int | None = None
+        self.said: list[Report] = []
+        self.calls: list[str] = []
+
+    def reports(self) -> list[Report]:
+        said, self.said = self.said, []
+        return said
+
+    def exit_code(self) -> int | None:
+        return self.code
+
+    def request_stop(self) -> None:
+        self.calls.append("request_stop")
+
+    def kill(self) -> None:
+        self.calls.append("kill")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def last_words(self) -> str:
+        return f"the engine ended with exit code {self.code}"
+
+
+class FakeControl:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.rejected: str | None = None
+        self.states: list[PeerState] = []
+        self.restarts: list[float] = []
+        self.errors: list[tuple[str, int | None]] = []
+
+    def status(self, state: PeerState, counters: dict[str, float]) -> None:
+        self.states.append(state)
+        self.restarts.append(counters["restarts"])
+
+    def error(self, message: str, stream: int | None = None) -> None:
+        self.errors.append((message, stream))
+
+
+class FakeServer:
+    """A caption server that is up when the test says so."""
+
+    url = ""
+    error = ""
+    closed = False
+
+    def step(self, now_s: float) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Bench:
+    """A supervisor with fakes around it; `at` moves the clock and steps."""
+
+    def __init__(self, settings: GeneratorsConfig = SETTINGS, server: FakeServer | None = None):
+        self.now_s = 0.0
+        self.engines: list[FakeEngine] = []
+        self.control = FakeControl()
+        self.urls: list[str] = []
+        self.supervisor = Supervisor(
+            start_engine=self._start,
+            control=self.control,
+            settings=settings,
+            heartbeat_s=1.0,
+            grace_s=20.0,
+            server=server,
+            say=lambda _: None,
+            clock=lambda: self.now_s,
+        )
+
+    def _start(self, restarts: int, url: str) -> FakeEngine:
+        self.urls.append(url)
+        self.engines.append(FakeEngine(stream_number(restarts=restarts, generator_index=3)))
+        return self.engines[-1]
+
+    def at(self, now_s: float) -> float | None:
+        self.now_s = now_s
+        return self.supervisor.step()
+
+
+def test_a_dead_engine_is_replaced_after_a_pause_with_a_new_stream() -> None:
+    bench = Bench()
+    bench.at(0.0)
+    bench.engines[0].code = -9
+    bench.at(1.0)
+    bench.at(2.9)
+    assert len(bench.engines) == 1
+    bench.at(3.0)
+    assert [engine.stream for engine in bench.engines] == [3, 65536 + 3]
+    assert bench.control.errors == [("the engine ended with exit code -9", 3)]
+    assert bench.control.restarts[-1] == 1.0
+    assert bench.engines[0].calls == ["close"]
+
+
+def test_pauses_double_and_the_budget_ends_in_error_and_idling() -> None:
+    bench = Bench()
+    bench.at(0.0)
+    for died_at_s, again_at_s in ((1.0, 3.0), (4.0, 8.0)):
+        bench.engines[-1].code = 1
+        bench.engines[-1].said = [Report(state="failed", error=f"Broken: at {died_at_s}")]
+        bench.at(died_at_s)
+        bench.at(again_at_s)
+    assert len(bench.engines) == 3
+    bench.engines[-1].code = 1
+    assert bench.at(9.0) is not None
+    message, stream = bench.control.errors[-1]
+    assert stream is None
+    assert message.startswith("Broken: at 1.0")
+    assert bench.at(1000.0) is not None
+    assert len(bench.engines) == 3
+    assert bench.control.states[-1] == "failed"
+    bench.control.ended = True
+    assert bench.at(1001.0) is None
+    assert bench.supervisor.exit_code == 0
+
+
+def test_a_final_error_is_not_tried_again() -> None:
+    bench = Bench()
+    bench.at(0.0)
+    bench.engines[0].said = [Report(state="failed", error="SetupError: no vllm", final=True)]
+    bench.engines[0].code = 1
+    bench.at(1.0)
+    bench.at(100.0)
+    assert len(bench.engines) == 1
+    assert bench.control.errors == [("SetupError: no vllm", 3), ("SetupError: no vllm", None)]
+
+
+def test_end_lets_the_engine_finish_and_kills_it_if_it_does_not() -> None:
+    bench = Bench()
+    bench.at(0.0)
+    bench.control.ended = True
+    assert bench.at(1.0) is not None
+    assert bench.engines[0].calls == ["request_stop"]
+    assert bench.at(20.9) is not None
+    bench.at(21.0)
+    assert bench.engines[0].calls == ["request_stop", "close"]
+    assert bench.at(21.1) is None
+    assert bench.control.states[-1] == "draining"
+
+
+def test_an_engine_that_ends_well_ends_the_rank() -> None:
+    bench = Bench()
+    bench.at(0.0)
+    bench.engines[0].code = 0
+    assert bench.at(1.0) is None
+    assert bench.control.errors == []
+    assert bench.supervisor.exit_code == 0
+
+
+def test_a_signal_ends_the_rank_with_its_number() -> None:
+    bench = Bench()
+    bench.at(0.0)
+    bench.supervisor.stop(signal.SIGTERM)
+    bench.at(1.0)
+    bench.engines[0].code = 0
+    bench.at(2.0)
+    assert bench.at(3.0) is None
+    assert bench.supervisor.exit_code == 128 + signal.SIGTERM
+
+
+def test_an_engine_without_progress_is_replaced() -> None:
+    bench = Bench()
+    bench.at(0.0)
+    bench.engines[0].said = [Report(state="running", counters={"images_rendered": 4.0})]
+    bench.at(59.0)
+    bench.at(118.0)
+    assert bench.engines[0].calls == []
+    bench.at(120.0)
+    assert bench.engines[0].calls == ["kill", "close"]
+    assert "generators.stall_s" in bench.control.errors[0][0]
+
+
+def test_waiting_for_trainers_is_no_stall() -> None:
+    watch = StallWatch(stall_s=10.0, now_s=0.0)
+    for now_s in range(0, 100, 5):
+        assert not watch.stalled({"images_rendered": 4.0, "wait_s/credits": now_s}, now_s)
+    assert watch.stalled({"images_rendered": 4.0, "wait_s/credits": 95.0}, 106.0)
+
+
+def test_a_rejected_generator_gives_up() -> None:
+    bench = Bench()
+    bench.control.rejected = "another run"
+    bench.at(0.0)
+    bench.at(1.0)
+    assert bench.engines == []
+    assert bench.control.errors == [("refused by the trainer: another run", None)]
+
+
+def test_the_engine_waits_for_the_caption_server() -> None:
+    server = FakeServer()
+    bench = Bench(server=server)
+    bench.at(0.0)
+    assert bench.engines == []
+    server.url = "http://127.0.0.1:1/v1"
+    bench.at(1.0)
+    assert bench.urls == [server.url]
+    bench.supervisor.close()
+    assert server.closed
+
+
+def test_a_caption_server_that_gave_up_is_an_error() -> None:
+    server = FakeServer()
+    server.error = "the node's caption server is out"
+    bench = Bench(server=server)
+    bench.at(0.0)
+    assert bench.control.errors == [("the node's caption server is out", None)]
+
+
+def test_budget_forgets_after_an_hour() -> None:
+    budget = RestartBudget(per_hour=2, backoff_s=2.0)
+    assert [budget.pause_before_restart(now) for now in (0.0, 10.0, 20.0)] == [2.0, 4.0, None]
+    assert budget.pause_before_restart(3600.0) == 4.0
+    assert RestartBudget(per_hour=0, backoff_s=2.0).pause_before_restart(0.0) is None
+
+
+def test_no_two_starts_share_a_stream() -> None:
+    streams = {
+        stream_number(restarts=restarts, generator_index=index)
+        for restarts in range(50)
+        for index in range(200)
+    }
+    assert len(streams) == 50 * 200
+
+
+def test_the_engines_environment() -> None:
+    environ = {
+        "RANK": "3",
+        "MASTER_ADDR": "x",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "LOCAL_WORLD_SIZE": "2",
+        "HOME": "/home/x",
+        "CUDA_VISIBLE_DEVICES": "4,5",
+    }
+    assert set(scrubbed(environ)) == {"HOME", "CUDA_VISIBLE_DEVICES"}
+    env = engine_environment(environ, gpu=1, cpu_threads=3)
+    assert env["CUDA_VISIBLE_DEVICES"] == "5"
+    assert env["OMP_NUM_THREADS"] == "3"
+    assert env["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert engine_environment(environ, gpu=None, cpu_threads=1)["CUDA_VISIBLE_DEVICES"] == ""
+    assert engine_environment({}, gpu=1, cpu_threads=1)["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_control_group_tells_all_trainers() -> None:
+    class Line:
+        def __init__(self) -> None:
+            self.end_seen = threading.Event()
+            self.rejected: str | None = None
+            self.said: list[object] = []
+
+        def status(self, state: PeerState, counters: dict[str, float]) -> None:
+            self.said.append(state)
+
+        def error(self, message: str, stream: int | None = None) -> None:
+            self.said.append((message, stream))
+
+        def close(self, goodbye_s: float = 5.0) -> bool:
+            self.said.append("bye")
+            return True
+
+    lines = [Line(), Line()]
+    group = ControlGroup(lines)
+    group.status("running", {})
+    group.error("dead", 3)
+    assert not group.ended
+    lines[1].end_seen.set()
+    lines[1].rejected = "no"
+    assert group.ended
+    assert group.rejected == "no"
+    group.close(1.0)
+    assert [line.said for line in lines] == [["running", ("dead", 3), "bye"]] * 2
+
+
+def test_reports_survive_a_torn_line_and_end_with_the_pipe() -> None:
+    reading, writing = os.pipe()
+    reader, writer = ReportReader(reading), ReportWriter(writing)
+    writer.status("running", {"captions_written": 4.0})
+    os.write(writing, b'{"state": "run')
+    assert [report.counters for report in reader.read()] == [{"captions_written": 4.0}]
+    os.write(writing, b'ning"}\nnot json\n')
+    assert [report.state for report in reader.read()] == ["running"]
+    writer.failure(ValueError("x" * 5000), final=True)
+    os.close(writing)
+    (failed,) = reader.read()
+    assert failed.final
+    assert failed.error.startswith("ValueError: xxx")
+    assert len(failed.error) <= 2000
+    assert reader.closed
+    reader.close()
+
+
+@pytest.fixture
+def spec_that_fails(tmp_path: Path) -> Path:
+    path = tmp_path / "spec.json"
+    path.write_text("{}")
+    return path
+
+
+def test_a_real_child_reports_its_exception(spec_that_fails: Path, tmp_path: Path) -> None:
+    env = engine_environment(os.environ, gpu=None, cpu_threads=1)
+    child = EngineProcess(spec_that_fails, stream=0, env=env, log_path=tmp_path / "log")
+    reports: list[Report] = []
+    while not child.silent:
+        reports += child.reports()
+    child._process.wait(60)
+    assert child.exit_code() == 1
+    assert "ValidationError" in reports[-1].error
+    assert "exit code 1" in child.last_words()
+    child.close()
+
+
+HOLDER = """
+    import os, sys, time
+    from pathlib import Path
+    import generators.process as process
+
+    def command(spec_path, *, lifeline_fd, report_fd):
+        return [sys.executable, "-c", {child!r}, str(lifeline_fd), str(report_fd)]
+
+    process.engine_command = command
+    child = process.EngineProcess(
+        Path("none"), stream=0, env=dict(os.environ), log_path=Path(sys.argv[1])
+    )
+    while not child.reports():
+        time.sleep(0.01)
+    print(child.pid, flush=True)
+    time.sleep(600)
+"""
+CHILD = """
+    import os, subprocess, sys, threading
+    from generators.lifeline import end_everything, watch_parent
+    from generators.reports import ReportWriter
+
+    grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    watch_parent(int(sys.argv[1]), on_stop=lambda: None, on_parent_gone=end_everything)
+    ReportWriter(int(sys.argv[2])).status("running", {{}})
+    threading.Event().wait()
+"""
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Iterator[list[psutil.Process]]:
+    """A supervisor's process, its child and its grandchild."""
+    child = textwrap.dedent(CHILD.replace("{{}}", "{}"))
+    code = textwrap.dedent(HOLDER).format(child=child)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "log")],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(PROJECT_DIR)},
+    )
+    assert holder.stdout is not None
+    engine = psutil.Process(int(holder.stdout.readline()))
+    members = [psutil.Process(holder.pid), engine, *engine.children(recursive=True)]
+    yield members
+    for member in members:
+        if member.is_running():
+            member.kill()
+    holder.wait(30)
+    holder.stdout.close()
+
+
+def test_nothing_outlives_a_killed_supervisor(family: list[psutil.Process]) -> None:
+    assert len(family) == 3
+    family[0].send_signal(signal.SIGKILL)
+    _, alive = psutil.wait_procs(family[1:], timeout=30)
+    assert alive == []
+
+
+def test_specs_travel_through_a_file(tmp_path: Path) -> None:
+    from generators.role import GeneratorRole
+    from generators.spec import EngineSpec
+    from online_synclr.config.schema import Config
+
+    role = GeneratorRole(
+        run_id="run",
+        run_dir=tmp_path,
+        incarnation=2,
+        generator_index=1,
+        node_index=0,
+        local_generator_index=1,
+        trainer_addresses=("ipc://a", "ipc://b"),
+        gpu=None,
+        cpu_threads=2,
+    )
+    spec = EngineSpec(config=Config(), role=role, stream=65537, server_url="")
+    spec.write(tmp_path / "folder" / "spec.json")
+    assert EngineSpec.read(tmp_path / "folder" / "spec.json") == spec
+    assert json.loads((tmp_path / "folder" / "spec.json").read_text())["stream"] == 65537
+    assert spec.device == "cpu"
+    assert spec.image_shape == (4, 3, 256, 256)
