@@ -1,0 +1,1 @@
+"""Train the embedded image model from nothing; start with `__main__.py`."""

@@ -1,0 +1,77 @@
+"""The shipped embedded image model: a plain diffusers folder that renders groups."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+diffusers = pytest.importorskip("diffusers")
+
+FOLDER = Path(__file__).parents[1] / "generators" / "embedded_image_model"
+
+pytestmark = pytest.mark.skipif(
+    not (FOLDER / "model_index.json").exists(), reason="the weights are not in this checkout"
+)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    """The folder, loaded the way anyone would."""
+    torch.set_num_threads(1)
+    loaded = diffusers.StableDiffusionPipeline.from_pretrained(FOLDER, safety_checker=None)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+def _render(pipeline, captions: list[str], seeds: list[int]) -> torch.Tensor:
+    figures = json.loads((FOLDER / "evaluation.json").read_text(encoding="utf-8"))
+    noise = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return pipeline(
+        captions, num_inference_steps=figures["steps"], guidance_scale=figures["guidance"],
+        generator=noise, output_type="pt",
+    ).images  # fmt: skip
+
+
+def test_folder_is_small_and_holds_no_code() -> None:
+    files = [file for file in FOLDER.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 25_000_000
+    assert not [file for file in files if file.suffix in {".py", ".bin", ".pt", ".pkl"}]
+
+
+def test_a_group_of_different_images(pipeline) -> None:
+    images = _render(pipeline, ["a red apple on a blue background"] * 4, [1, 2, 3, 4])
+    assert images.shape == (4, 3, 64, 64)
+    rmse = torch.pdist(images.flatten(1).float()) / images[0].numel() ** 0.5
+    assert rmse.min() > 0.05
+
+
+def test_the_caption_decides(pipeline) -> None:
+    texts = ["a plain lemon on a red background", "a plain lemon on a blue background"]
+    red, blue = _render(pipeline, texts, [5, 5]).float().mean(dim=(2, 3))
+    assert red[0] > red[2]
+    assert blue[2] > red[2]
+
+
+def test_an_image_depends_on_its_own_seed(pipeline) -> None:
+    first = _render(pipeline, ["a cat", "a cat"], [7, 8])
+    again = _render(pipeline, ["a cat", "a cat"], [9, 8])
+    assert torch.allclose(first[1], again[1], atol=1e-3)
+    assert not torch.allclose(first[0], again[0], atol=1e-2)
+
+
+def test_words_are_read_by_the_shipped_tokenizer(pipeline) -> None:
+    tokenizer = pipeline.tokenizer
+    ids = tokenizer("a fox in the grass").input_ids
+    assert len(ids) == 7
+    assert tokenizer.decode(ids[1:-1]).strip() == "a fox in the grass"
+
+
+def test_figures_hold_what_the_card_says() -> None:
+    figures = json.loads((FOLDER / "evaluation.json").read_text(encoding="utf-8"))
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert f"{figures['top1']:.3f}" in card
+    for licence in ("MIT", "Apache-2.0", "CC-BY-4.0"):
+        assert licence in card
