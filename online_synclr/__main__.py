@@ -1,0 +1,155 @@
+"""The command line: parse, build, run, close.
+
+    torchrun --nproc_per_node=8 -m online_synclr --config configs/vitb16_8gpu.yaml key=value ...
+    python -m online_synclr --config ... --dry-run
+
+A wrong setting ends with one line on standard error and exit code 2, before torch is imported.
+A role's package is imported only by the ranks that play it.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from online_synclr import __version__
+from online_synclr.config import Config, ConfigError, check, load_config, resolved_yaml
+from online_synclr.launch import check_concept_bank
+from online_synclr.paths import CONFIGS_DIR
+from online_synclr.topology import RankEnv, check_roster, node_split, planned_roster
+
+EXIT_WRONG_SETTING = 2
+DEFAULT_CONFIG = CONFIGS_DIR / "demo.yaml"
+DEFAULT_OVERRIDES = ("topology.generators=null", "topology.trainers=null", "run.dir=runs/default")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `python -m online_synclr`; returns the exit code."""
+    launch_time = time.time()
+    env = RankEnv.from_environ()
+    try:
+        arguments = _parser().parse_intermixed_args(argv)
+        config = _load(arguments, env)
+        if arguments.dry_run:
+            return _dry_run(config, _planned_env(config, arguments, env))
+        return _run(config, env, launch_time)
+    except ConfigError as error:
+        if env.local_rank == 0:
+            print(f"online_synclr: {error}", file=sys.stderr, flush=True)
+        return EXIT_WRONG_SETTING
+
+
+class _Parser(argparse.ArgumentParser):
+    """Leaves it to `main` to say what is wrong: one line, on one rank of a node."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; --help lists what there is.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="torchrun --nproc_per_node=N -m online_synclr",
+        description="Learn visual representations from captions and images generated while "
+        "training: some ranks generate, the others train.",
+        epilog="Settings are listed in online_synclr/config/schema.py; any of them can be given "
+        "as section.key=value.",
+    )
+    parser.add_argument("--config", type=Path, help="YAML file; shipped ones lie in configs/")
+    parser.add_argument("--resume", help="auto, never, or a checkpoint (sets run.resume)")
+    parser.add_argument("--dry-run", action="store_true", help="print settings and ranks, and stop")
+    parser.add_argument("--nproc_per_node", type=int, help="with --dry-run: ranks on each node")
+    parser.add_argument("--nnodes", type=int, default=1, help="with --dry-run: nodes")
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    return parser
+
+
+def _load(arguments: argparse.Namespace, env: RankEnv) -> Config:
+    """Load and check; with no --config, the embedded models on a split of all ranks."""
+    overrides = list(arguments.overrides)
+    if arguments.resume is not None:
+        overrides.append(f"run.resume={arguments.resume}")
+    if arguments.config is None:
+        overrides = [*DEFAULT_OVERRIDES, *overrides]
+    config = load_config(arguments.config or DEFAULT_CONFIG, overrides)
+    planned = _planned_env(config, arguments, env)
+    split = node_split(config, planned.local_world_size)
+    # Other nodes may split otherwise: what depends on their trainers is checked with the roster.
+    check(config, num_trainers=split.trainers or None if planned.num_nodes == 1 else None)
+    if arguments.config is None and env.rank == 0:
+        print(
+            f"no --config given: embedded models, {split.generators} generators and "
+            f"{split.trainers} trainers on this node, run folder {config.run.dir}; to change it, "
+            f"copy {DEFAULT_CONFIG}.",
+            flush=True,
+        )
+    return config
+
+
+def _planned_env(config: Config, arguments: argparse.Namespace, env: RankEnv) -> RankEnv:
+    """The ranks to plan for: torchrun's, or without it those asked for on the command line."""
+    if env.under_torchrun:
+        return env
+    asked = (config.topology.generators or 0) + (config.topology.trainers or 0)
+    local = arguments.nproc_per_node or max(asked, 2)
+    return RankEnv(
+        rank=0,
+        local_rank=0,
+        world_size=local * arguments.nnodes,
+        local_world_size=local,
+        node=0,
+        restart_count=0,
+        under_torchrun=False,
+    )
+
+
+def _dry_run(config: Config, env: RankEnv) -> int:
+    roster = planned_roster(
+        config,
+        num_nodes=env.num_nodes,
+        local_world_size=env.local_world_size,
+        num_gpus=_num_gpus_without_torch(config),
+    )
+    check_roster(roster, config)
+    check_concept_bank(config)
+    if env.rank == 0:
+        print(resolved_yaml(config))
+        print(roster.table())
+        for part in config.synthetic_parts:
+            print(f"SYNTHETIC: {part} is a stand-in for tests and benchmarks, not a real engine.")
+    return 0
+
+
+def _num_gpus_without_torch(config: Config) -> int:
+    """GPUs of this host as its driver lists them; what torch will see is checked in the run."""
+    if config.run.device == "cpu":
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip()])
+    driver = Path("/proc/driver/nvidia/gpus")
+    return len(list(driver.iterdir())) if driver.is_dir() else 0
+
+
+def _run(config: Config, env: RankEnv, launch_time: float) -> int:
+    from online_synclr.launch import RankFailedError, run_rank
+
+    if not env.under_torchrun:
+        ranks = max(2, (config.topology.generators or 0) + (config.topology.trainers or 0))
+        raise ConfigError(
+            f"topology asks for {ranks} ranks but this is one process without torchrun; launch "
+            f"torchrun --nproc_per_node={ranks} -m online_synclr ..., or add --dry-run."
+        )
+    try:
+        return run_rank(config, env, launch_time)
+    except RankFailedError as error:
+        if error.spokesman:
+            print(f"online_synclr: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

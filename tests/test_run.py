@@ -1,0 +1,134 @@
+"""Whole runs from the command line, with stand-in engines: every split, resume, two nodes."""
+
+import math
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from online_synclr.paths import PROJECT_DIR
+from tests.torchrun import (
+    SYNTHETIC,
+    Finished,
+    assert_accounts_balance,
+    environment,
+    torchrun,
+    torchrun_command,
+)
+
+pytestmark = pytest.mark.slow
+
+
+def check_run(run: Finished, steps: int) -> None:
+    assert run.code == 0, run.output
+    summary = run.summary
+    assert summary["steps"] == steps
+    assert_accounts_balance(summary)
+    assert summary["groups_lost"] == 0
+    assert summary["groups_discarded"] == 0
+    losses = [row["loss/total"] for row in run.metrics if "loss/total" in row]
+    assert len(losses) >= 1
+    assert all(math.isfinite(loss) for loss in losses)
+
+
+@pytest.mark.parametrize(("generators", "trainers"), [(1, 1), (1, 3), (3, 1), (2, 2)])
+def test_every_split_runs(generators: int, trainers: int, tmp_path: Path) -> None:
+    run = torchrun(
+        tmp_path / "run",
+        *SYNTHETIC,
+        f"topology.generators={generators}",
+        f"topology.trainers={trainers}",
+        "trainer.batch_groups=12",
+        "trainer.steps=6",
+        nproc=generators + trainers,
+    )
+    check_run(run, steps=6)
+    assert run.summary["group_uses"] == 6 * 12
+    assert "SYNTHETIC" in run.output.upper()
+
+
+def test_two_nodes_one_of_them_generators_only(tmp_path: Path) -> None:
+    """Two launchers on loopback, each with a split of its own, over tcp."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    run_dir = tmp_path / "run"
+    splits = (("1", "1"), ("2", "0"))
+    launchers = []
+    for node, (generators, trainers) in enumerate(splits):
+        launcher = (
+            "--nnodes=2",
+            f"--node_rank={node}",
+            "--nproc_per_node=2",
+            "--master_addr=127.0.0.1",
+            f"--master_port={port}",
+        )
+        overrides = (
+            *SYNTHETIC,
+            f"topology.generators={generators}",
+            f"topology.trainers={trainers}",
+            "stream.transport=tcp",
+            # Slow enough for every generator to report while the trainer takes its steps.
+            "images.rate_images_per_s=20",
+            "stream.heartbeat_s=0.2",
+            "trainer.steps=16",
+        )
+        launchers.append(
+            subprocess.Popen(
+                torchrun_command(run_dir, overrides, launcher),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=PROJECT_DIR,
+                env=environment(),
+            )
+        )
+    outputs = [launcher.communicate(timeout=240)[0] for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], "\n".join(outputs)
+    check_run(Finished(0, outputs[0], run_dir), steps=16)
+    shares = Finished(0, "", run_dir).summary["generator_shares"]
+    assert set(shares) == {"g0", "g1", "g2"}
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_a_restart_continues_with_noise_never_used_before(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    first = torchrun(run_dir, *SYNTHETIC, "trainer.steps=4")
+    check_run(first, steps=4)
+    second = torchrun(run_dir, *SYNTHETIC, "trainer.steps=8")
+    check_run(second, steps=8)
+    assert (run_dir / "incarnation").read_text() == "2"
+    steps = [row["step"] for row in second.metrics if "loss/total" in row]
+    assert steps == list(range(1, 9))
+
+
+def test_a_stop_signal_ends_with_a_checkpoint(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    command = torchrun_command(
+        run_dir,
+        (*SYNTHETIC, "trainer.steps=1000000"),
+        ("--standalone", "--nproc_per_node=2"),
+    )
+    launcher = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=PROJECT_DIR,
+        env=environment(),
+    )
+    assert launcher.stdout is not None
+    output = []
+    for line in launcher.stdout:
+        output.append(line)
+        if (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size:
+            break
+    launcher.send_signal(signal.SIGTERM)
+    output.append(launcher.communicate(timeout=120)[0])
+    assert (run_dir / "summary.json").exists(), "".join(output)
+    summary = Finished(0, "", run_dir).summary
+    assert 0 < summary["steps"] < 1_000_000
+    assert_accounts_balance(summary)
+    assert list((run_dir / "checkpoints").iterdir())
