@@ -37,7 +37,7 @@ install-gpu: $(VENV)/.gpu  ## the same with vLLM for CUDA
 install-test: $(VENV)/.test  ## the same with vLLM for CPU and the test tools
 
 demo: install  ## the whole loop on this machine: one generator, one trainer, embedded models
-	$(BIN)/torchrun --nproc_per_node=2 -m online_synclr --config $(CONFIG) run.dir=$(RUN_DIR)
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node=2 -m online_synclr --config $(CONFIG) run.dir=$(RUN_DIR)
 
 test: install-test  ## every test, real engines included
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
