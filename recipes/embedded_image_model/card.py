@@ -135,6 +135,13 @@ Most frequent mistakes: {mistakes}.
 Each strip is one group: the images of one caption, which the trainer treats as positives of each
 other. Nothing was picked or left out.
 
+Read the figures with this in mind: the sampler and its guidance were chosen on one caption a
+concept of the same evaluation file, so top-1 is slightly flattered; the judge looks at which thing
+is drawn, not at its colour, place or partner; and the shipped weights came from several sittings
+with settings changed midway, in which the denoiser's later steps saw Fluent and Twemoji only (Noto
+is in the codec, in its first steps and in the judge). One full run of the command below has not
+reproduced them yet.
+
 ## Making it again
 
     python -m recipes.embedded_image_model --config recipes/embedded_image_model/config.yaml
