@@ -85,9 +85,7 @@ class RenderLoop:
             self._counters.add(f"gated/{reason}")
             return
         while not self._sender.put(rendered.group, _TICK_S):
-            if self._ended():
-                return
-            if self._drained():
+            if self._ended() or self._drained():
                 self._counters.add("groups_abandoned")
                 return
 

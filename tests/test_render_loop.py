@@ -109,9 +109,9 @@ def test_what_cannot_be_delivered_after_a_stop_is_counted() -> None:
     assert 5.0 <= bench.now_s < 6.0
 
 
-def test_end_ends_delivery_at_once() -> None:
+def test_end_ends_delivery_at_once_and_the_group_is_counted() -> None:
     bench = Bench(room=0)
     bench.ended = True
     bench.loop._deliver(Rendered(Group(make_recipe(0), picture(0)), True))
     assert bench.now_s < 1.0
-    assert "groups_abandoned" not in bench.values()
+    assert bench.values()["groups_abandoned"] == 1

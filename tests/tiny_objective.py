@@ -19,6 +19,7 @@ def tiny_config(**trainer: Any) -> Config:
         "backbone": "vit_tiny_patch16_224",
         "backbone_args": {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2},
         "drop_path": 0.0,
+        "precision": "fp32",
         "crops": {"global_px": 16, "local_px": 8, "locals_per_image": 2},
         "contrastive": {"projector_hidden": 24, "predictor_hidden": 24, "out_dim": 8},
         "mim": {"prototypes": 20, "hidden": 24, "bottleneck": 8, "teacher_warmup_steps": 4},

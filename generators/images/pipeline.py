@@ -11,9 +11,9 @@ import torch
 import transformers
 
 from generators.errors import GeneratorError, SetupError
-from generators.precision import fast_dtype
 from online_synclr.config.schema import EMBEDDED, ImagesConfig
 from online_synclr.paths import EMBEDDED_IMAGE_MODEL_DIR
+from online_synclr.precision import fast_dtype
 
 _SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),

@@ -21,7 +21,7 @@ from generators.errors import GeneratorError
 from generators.fingerprint import fingerprint, model_identity
 from generators.language.base import STOP, Completion, Sampling, first_line
 from generators.language.sampling import RowSampler
-from generators.precision import fast_dtype
+from online_synclr.precision import fast_dtype
 
 
 class TransformersModel:

@@ -39,6 +39,8 @@ class Icon:
     label: str
     name: str
     body: str
+    canvas: int = _CANVAS
+    """Side of the drawing's own square, in its units."""
 
 
 def main() -> None:
@@ -86,7 +88,7 @@ def select(entries: list[dict[str, Any]], drawings: dict[str, str]) -> list[Icon
             names = by_subgroup.setdefault(f"{entry['group']}/{entry['subgroups']}", {})
             names.setdefault(entry["annotation"], entry["hexcode"])
     icons: dict[str, Icon] = {}
-    for label, subgroup, listed in _label_rows():
+    for label, subgroup, listed in label_rows():
         names = by_subgroup.get(subgroup, {})
         unknown = [name for name in listed if name not in names]
         if unknown:
@@ -94,15 +96,15 @@ def select(entries: list[dict[str, Any]], drawings: dict[str, str]) -> list[Icon
         for name in listed:
             body = drawings.get(_plain(names[name]))
             if body:
-                icons.setdefault(body, Icon(label, _file_name(name), body))
+                icons.setdefault(body, Icon(label, file_name(name), body))
     return list(icons.values())
 
 
 def render(icon: Icon) -> bytes:
     """Return the icon over its pale background as a small PNG."""
     svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_CANVAS} {_CANVAS}">'
-        f'<rect width="{_CANVAS}" height="{_CANVAS}" fill="{pale_colour(icon)}"/>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {icon.canvas} {icon.canvas}">'
+        f'<rect width="{icon.canvas}" height="{icon.canvas}" fill="{pale_colour(icon)}"/>'
         f"{icon.body}</svg>"
     )
     png = resvg_py.svg_to_bytes(
@@ -124,7 +126,8 @@ def pale_colour(icon: Icon) -> str:
     return "#" + "".join(f"{round(255 * channel):02x}" for channel in rgb)
 
 
-def _label_rows() -> list[tuple[str, str, list[str]]]:
+def label_rows() -> list[tuple[str, str, list[str]]]:
+    """Rows of `labels.tsv`: label, OpenMoji's group and subgroup, names of the icons."""
     lines = (HERE / "labels.tsv").read_text("utf-8").splitlines()
     rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
     return [(label, subgroup, names.split("|")) for label, subgroup, names in rows]
@@ -135,7 +138,8 @@ def _plain(hexcode: str) -> str:
     return hexcode.lower().removesuffix("-fe0f").replace("-fe0f-", "-")
 
 
-def _file_name(annotation: str) -> str:
+def file_name(annotation: str) -> str:
+    """An annotation as a file's name, as Iconify's names are written too."""
     return re.sub(r"[^a-z0-9]+", "-", annotation.lower()).strip("-")
 
 

@@ -1,7 +1,8 @@
 """`python -m recipes.learning_study`: six runs, two baselines, docs/study.{md,json} and the plot.
 
 Runs that have finished are not repeated. `--parallel 2` runs the two arms of a seed side by side,
-each on half of the cores, so that both meet the same machine.
+each on half of the cores, so that both meet the same machine. `--judge` adds, as a ceiling, the
+concept classifier that the image model's recipe trains on real compositions.
 """
 
 import argparse
@@ -10,9 +11,13 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recipes.learning_study import report
 from recipes.learning_study.runs import ARMS, CONFIG, Outcome, run_arm
+
+if TYPE_CHECKING:
+    import torch
 
 DOCS = Path("docs")
 
@@ -23,6 +28,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/learning_study"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--judge", type=Path, help="judge.pt of recipes.embedded_image_model")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     jobs = [(arm, seed) for seed in arguments.seeds for arm in ARMS]
@@ -30,18 +36,18 @@ def main() -> None:
         outcomes = list(
             pool.map(lambda job: run_arm(*job, arguments.folder, arguments.overrides), jobs)
         )
-    write_report(outcomes, arguments.parallel)
+    write_report(outcomes, report_baselines(arguments.judge), arguments.parallel)
 
 
-def write_report(outcomes: list[Outcome], parallel: int) -> None:
+def write_report(outcomes: list[Outcome], baselines: report.Baselines, parallel: int) -> None:
     """docs/study.md from its hand-written head and the figures."""
-    raw_pixels, chance = baselines()
-    report.write_json(DOCS / "study.json", outcomes, raw_pixels, chance)
-    report.plot(DOCS / "images" / "study.png", outcomes, raw_pixels)
+    report.write_json(DOCS / "study.json", outcomes, baselines)
+    report.plot(DOCS / "images" / "study.png", outcomes, baselines)
     head = Path(__file__).with_name("head.md").read_text()
     parts = [
         head.rstrip(),
-        report.table(outcomes, raw_pixels, chance),
+        report.table(outcomes, baselines),
+        report.reading(outcomes, baselines),
         "![kNN accuracy over steps](images/study.png)",
         report.details(outcomes),
         setting(parallel),
@@ -49,8 +55,8 @@ def write_report(outcomes: list[Outcome], parallel: int) -> None:
     (DOCS / "study.md").write_text("\n\n".join(parts) + "\n")
 
 
-def baselines() -> tuple[float, float]:
-    """kNN accuracy of raw pixels, and the share of the check set's largest label."""
+def report_baselines(judge: Path | None) -> report.Baselines:
+    """What needs no run: raw pixels, the largest label, the judge if there is one."""
     from online_synclr.config import load_config
     from trainer.evaluation.features import raw_pixels
     from trainer.evaluation.image_folder import load_images, resolve_folder
@@ -60,12 +66,29 @@ def baselines() -> tuple[float, float]:
     folder = resolve_folder(config.monitor.knn_folder)
     assert folder is not None
     images = load_images(folder, config.trainer.crops.global_px)
-    accuracy = leave_one_out_accuracy(
-        raw_pixels(images.images_NCHW),
-        images.labels_N,
-        neighbours=config.monitor.knn_neighbours,
+
+    def accuracy(features_ND: "torch.Tensor") -> float:
+        neighbours = config.monitor.knn_neighbours
+        return leave_one_out_accuracy(features_ND, images.labels_N, neighbours=neighbours)
+
+    return report.Baselines(
+        num_images=images.num_images,
+        largest_label=images.labels_N.bincount().max().item() / images.num_images,
+        raw_pixels=accuracy(raw_pixels(images.images_NCHW)),
+        judge=None if judge is None else accuracy(_judge_features(judge, images.images_NCHW)),
     )
-    return accuracy, images.labels_N.bincount().max().item() / images.num_images
+
+
+def _judge_features(weights: Path, images_N3SS: "torch.Tensor") -> "torch.Tensor":
+    import torch
+
+    from recipes.embedded_image_model.judge import Judge
+
+    state = torch.load(weights)
+    judge = Judge(width=state["body.0.weight"].shape[0])
+    judge.load_state_dict(state)
+    with torch.no_grad():
+        return judge.eval().features(images_N3SS.float() / 255)
 
 
 def setting(parallel: int) -> str:

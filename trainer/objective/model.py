@@ -15,6 +15,7 @@ from online_synclr.seeds import derive_seed
 from trainer.objective.backbone import Backbone, build_backbone
 from trainer.objective.ema import EmaUpdate
 from trainer.objective.heads import MimHead, build_predictor, build_projector
+from trainer.objective.precision import unfuse_slow_attention
 
 
 class StudentOutput(NamedTuple):
@@ -133,8 +134,9 @@ def build_model(
         # Not torch.manual_seed: it would seed the GPUs' generators too, which are not restored.
         torch.default_generator.manual_seed(derive_seed("init", run_seed))
         student, teacher = Student(trainer), Teacher(trainer)
-    student.to(device)
-    teacher.to(device)
+    for network in (student, teacher):
+        network.to(device)
+        unfuse_slow_attention(network, trainer.precision, torch.device(device))
     ema = EmaUpdate(teacher, student)
     ema.copy()
     return SynCLRModel(student, teacher, ema)

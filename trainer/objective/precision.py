@@ -3,19 +3,37 @@
 from typing import Literal
 
 import torch
+from torch import nn
+
+from online_synclr.precision import fast_dtype
+
+Precision = Literal["auto", "fp32", "bf16"]
 
 
-def autocast(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> torch.autocast:
-    """The context of the forward passes.
+def computes_in_bf16(precision: Precision, device: torch.device) -> bool:
+    """Whether forward passes run in bf16; `auto`: where the device multiplies it faster."""
+    return precision == "bf16" or (precision == "auto" and fast_dtype(device) is torch.bfloat16)
 
-    `auto` takes bf16 where the GPU computes in it (compute capability 8.0 and later) and float32
-    elsewhere: bf16 is emulated on older GPUs and on many CPUs slower than float32.
-    """
-    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    enabled = precision == "bf16" or (precision == "auto" and fast)
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context of the forward passes."""
+    enabled = computes_in_bf16(precision, device)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def full_precision(device: torch.device) -> torch.autocast:
     """A context in which nothing is cast to a lower precision, whatever surrounds it."""
     return torch.autocast(device.type, enabled=False)
+
+
+def unfuse_slow_attention(network: nn.Module, precision: Precision, device: torch.device) -> None:
+    """Let timm compute attention step by step where torch's fused kernel is the slower way.
+
+    On CPUs its backward pass in bf16 takes as long as half of all else in a step (torch 2.13), and
+    makes bf16 hardly faster than float32; the outcome is the same.
+    """
+    if device.type != "cpu" or not computes_in_bf16(precision, device):
+        return
+    for module in network.modules():
+        if getattr(module, "fused_attn", False) is True:
+            module.fused_attn = False  # type: ignore[assignment]

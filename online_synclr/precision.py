@@ -1,4 +1,4 @@
-"""Which floating-point type suits a device. Imported by the engine child only: it needs torch."""
+"""Which floating-point type suits a device. Needs torch: imported only where a model is loaded."""
 
 import torch
 
