@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,9 +20,17 @@ from online_synclr import __version__
 from online_synclr.config import Config, ConfigError, check, load_config, resolved_yaml
 from online_synclr.launch import check_concept_bank
 from online_synclr.paths import CONFIGS_DIR
-from online_synclr.topology import RankEnv, check_roster, node_split, planned_roster
+from online_synclr.topology import (
+    RankEnv,
+    check_gpu_sharing,
+    check_roster,
+    check_server_device,
+    node_split,
+    planned_roster,
+)
 
 EXIT_WRONG_SETTING = 2
+SILENT_RANK_S = 2.0
 DEFAULT_CONFIG = CONFIGS_DIR / "demo.yaml"
 DEFAULT_OVERRIDES = ("topology.generators=null", "topology.trainers=null", "run.dir=runs/default")
 
@@ -37,9 +46,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _dry_run(config, _planned_env(config, arguments, env))
         return _run(config, env, launch_time)
     except ConfigError as error:
-        if env.local_rank == 0:
-            print(f"online_synclr: {error}", file=sys.stderr, flush=True)
+        _say_once(str(error), env, spokesman=env.local_rank == 0)
         return EXIT_WRONG_SETTING
+
+
+def _say_once(sentence: str, env: RankEnv, *, spokesman: bool) -> None:
+    """One rank of a node says what is wrong.
+
+    The silent ones stay a moment: torchrun ends every rank as soon as one has failed, and the one
+    that speaks may be the last to get here.
+    """
+    if spokesman:
+        print(f"online_synclr: {sentence}", file=sys.stderr, flush=True)
+    elif env.under_torchrun:
+        time.sleep(SILENT_RANK_S)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -101,19 +121,25 @@ def _planned_env(config: Config, arguments: argparse.Namespace, env: RankEnv) ->
         world_size=local * arguments.nnodes,
         local_world_size=local,
         node=0,
+        num_nodes=arguments.nnodes,
         restart_count=0,
         under_torchrun=False,
     )
 
 
 def _dry_run(config: Config, env: RankEnv) -> int:
+    num_gpus = _num_gpus_without_torch(config)
     roster = planned_roster(
         config,
         num_nodes=env.num_nodes,
         local_world_size=env.local_world_size,
-        num_gpus=_num_gpus_without_torch(config),
+        num_gpus=num_gpus,
     )
     check_roster(roster, config)
+    split = node_split(config, env.local_world_size)
+    check_gpu_sharing(split, num_gpus)
+    if split.generators:
+        check_server_device(config, num_gpus)
     check_concept_bank(config)
     if env.rank == 0:
         print(resolved_yaml(config))
@@ -129,7 +155,9 @@ def _num_gpus_without_torch(config: Config) -> int:
         return 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip()])
+        names = [name.strip() for name in visible.split(",")]
+        # As CUDA reads it: the list ends at the first name that is no GPU's.
+        return len(list(takewhile(lambda name: name and not name.startswith("-"), names)))
     driver = Path("/proc/driver/nvidia/gpus")
     return len(list(driver.iterdir())) if driver.is_dir() else 0
 
@@ -146,8 +174,7 @@ def _run(config: Config, env: RankEnv, launch_time: float) -> int:
     try:
         return run_rank(config, env, launch_time)
     except RankFailedError as error:
-        if error.spokesman:
-            print(f"online_synclr: {error}", file=sys.stderr, flush=True)
+        _say_once(str(error), env, spokesman=error.spokesman)
         return error.exit_code
 
 

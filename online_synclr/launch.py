@@ -4,16 +4,18 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from online_synclr.config import Config, ConfigError, resolved_yaml
 from online_synclr.rendezvous import Rendezvous, RendezvousError, RunIdentity
-from online_synclr.run_folder import RunFolder, write_durably
+from online_synclr.run_folder import RunFolder, incarnation_of, write_durably
 from online_synclr.topology import (
     Member,
     RankEnv,
     Roster,
     check_gpu_sharing,
     check_roster,
+    check_server_device,
     gpu_of,
     node_split,
 )
@@ -44,6 +46,8 @@ def run_rank(config: Config, env: RankEnv, launch_time: float) -> int:
         _check_generator(config, spokesman=env.local_rank == split.trainers)
     num_gpus = _num_gpus(config)
     check_gpu_sharing(split, num_gpus)
+    if split.generators:
+        check_server_device(config, num_gpus)
     gpu = gpu_of(env.local_rank, num_gpus)
     try:
         rendezvous = Rendezvous.join(env)
@@ -132,7 +136,7 @@ def _set_up_run(place: "_Place", stack: ExitStack) -> RunIdentity:
         folder.create()
         stack.enter_context(folder.lock())
         write_durably(folder.config, resolved_yaml(place.config))
-        identity = RunIdentity(folder.run_id(), folder.raise_incarnation())
+        identity = RunIdentity(folder.run_id(), folder.raise_incarnation(_seeds_used(place)))
     except (ConfigError, OSError) as error:
         reason = f"run.dir={folder.root} cannot be used ({error})"
         sentence = str(error) if isinstance(error, ConfigError) else reason
@@ -140,6 +144,12 @@ def _set_up_run(place: "_Place", stack: ExitStack) -> RunIdentity:
         raise ConfigError(sentence) from None
     place.rendezvous.publish_run(identity)
     return identity
+
+
+def _seeds_used(place: "_Place") -> int:
+    """The incarnation of the checkpoint that the run starts from, if it is another folder's."""
+    resume = place.config.run.resume
+    return 0 if resume in ("auto", "never") else incarnation_of(Path(resume).expanduser())
 
 
 def _run_generator(place: "_Place") -> int:

@@ -9,6 +9,8 @@ from typing import IO
 
 from online_synclr.config import ConfigError
 
+INCARNATION_NAME = "incarnation"
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -68,16 +70,19 @@ class RunFolder:
             write_durably(path, secrets.token_hex(8))
         return path.read_text(encoding="utf-8").strip()
 
-    def raise_incarnation(self) -> int:
+    def raise_incarnation(self, above: int = 0) -> int:
         """Count this attempt durably, before any engine starts, and return its number (from 1).
+
+        It is higher than `above`: the incarnation that wrote a checkpoint of another folder.
 
         A crash at any later moment leaves the higher number behind, so no attempt ever shares
         its seeds with another one.
         """
-        path = self.root / "incarnation"
+        path = self.root / INCARNATION_NAME
         previous = int(path.read_text(encoding="utf-8")) if path.exists() else 0
-        write_durably(path, str(previous + 1))
-        return previous + 1
+        incarnation = max(previous, above) + 1
+        write_durably(path, str(incarnation))
+        return incarnation
 
     def lock(self) -> IO[str]:
         """Hold the folder for this process; the lock goes when the file is closed or it dies.
@@ -94,6 +99,14 @@ class RunFolder:
                 f"run.dir={self.root} is in use by another run; wait for it or name another folder."
             ) from None
         return handle
+
+
+def incarnation_of(checkpoint: Path) -> int:
+    """The incarnation that wrote a checkpoint (its folder); 0 where it does not say."""
+    try:
+        return int((checkpoint / INCARNATION_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0
 
 
 def write_durably(path: Path, text: str) -> None:

@@ -26,6 +26,7 @@ class RankEnv:
     world_size: int
     local_world_size: int
     node: int
+    num_nodes: int
     restart_count: int
     under_torchrun: bool
 
@@ -38,14 +39,10 @@ class RankEnv:
             world_size=int(environ.get("WORLD_SIZE", 1)),
             local_world_size=int(environ.get("LOCAL_WORLD_SIZE", 1)),
             node=int(environ.get("GROUP_RANK", 0)),
+            num_nodes=int(environ.get("GROUP_WORLD_SIZE", 1)),
             restart_count=int(environ.get("TORCHELASTIC_RESTART_COUNT", 0)),
             under_torchrun="RANK" in environ and "WORLD_SIZE" in environ,
         )
-
-    @property
-    def num_nodes(self) -> int:
-        """Nodes, where all have this one's number of ranks."""
-        return max(1, self.world_size // self.local_world_size)
 
 
 @dataclass(frozen=True)
@@ -119,6 +116,20 @@ def check_gpu_sharing(split: Split, num_gpus: int) -> None:
             f"topology.trainers={split.trainers} but this node has {num_gpus} GPU"
             f"{'s' if num_gpus != 1 else ''}, and two NCCL trainers cannot share one; lower "
             "topology.trainers or set run.device=cpu."
+        )
+
+
+def check_server_device(config: Config, num_gpus: int) -> None:
+    """Refuse a caption server on a GPU that the node does not have.
+
+    Raises:
+        ConfigError: `captions.vllm.server_device` is none of the node's.
+    """
+    gpu = config.captions.vllm.server_device
+    if config.captions.server == "per_node" and num_gpus and gpu is not None and gpu >= num_gpus:
+        raise ConfigError(
+            f"captions.vllm.server_device={gpu} but this node's GPUs are 0 to {num_gpus - 1}; "
+            "set one of these, or null for the GPU of the node's first generator."
         )
 
 

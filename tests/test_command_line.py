@@ -71,6 +71,7 @@ def test_other_nodes_may_have_other_numbers_of_trainers(tmp_path: Path) -> None:
         world_size=10,
         local_world_size=2,
         node=0,
+        num_nodes=5,
         restart_count=0,
         under_torchrun=True,
     )
@@ -102,6 +103,20 @@ def test_a_dry_run_shows_the_settings_and_the_ranks(tmp_path: Path) -> None:
     assert "steps: 7" in done.stdout
     assert done.stdout.count("trainer  ") >= 1
     assert done.stdout.count("generator") >= 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["topology.generators=2", "topology.trainers=2"], "topology.trainers=2 but"),
+        (["captions.server=per_node", "captions.vllm.server_device=1"], "GPUs are 0 to 0"),
+    ],
+)
+def test_a_dry_run_knows_the_gpus(tmp_path: Path, overrides: list[str], sentence: str) -> None:
+    done = run_plain(f"run.dir={tmp_path}", "--dry-run", *overrides, CUDA_VISIBLE_DEVICES="0")
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_importing_the_settings_is_quick() -> None:

@@ -68,6 +68,20 @@ def test_base_is_read_first_and_overrides_last(tmp_path: Path) -> None:
     assert config.trainer.drop_path == 0.2
 
 
+def test_a_base_may_be_a_shipped_config(tmp_path: Path) -> None:
+    copy = tmp_path / "mine.yaml"
+    copy.write_text("base: paper.yaml\ntrainer: {steps: 3}\n")
+    config = load_config(copy)
+    assert (config.trainer.steps, config.trainer.batch_groups) == (3, 8192)
+
+
+def test_a_base_that_is_nowhere_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: paperr.yaml\n")
+    with pytest.raises(ConfigError, match=r"base: .*mine\.yaml names paperr\.yaml"):
+        load_config(path)
+
+
 def test_bases_in_a_circle_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("base: b.yaml\n")
     (tmp_path / "b.yaml").write_text("base: a.yaml\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from online_synclr.config import ConfigError
-from online_synclr.run_folder import RunFolder, write_durably
+from online_synclr.run_folder import RunFolder, incarnation_of, write_durably
 
 
 def test_identity_is_kept_and_incarnation_raised(tmp_path: Path) -> None:
@@ -18,6 +18,17 @@ def test_identity_is_kept_and_incarnation_raised(tmp_path: Path) -> None:
     again = RunFolder(tmp_path / "run")
     assert again.run_id() == first
     assert again.raise_incarnation() == 2
+
+
+def test_a_run_from_another_folders_checkpoint_shares_no_seeds_with_it(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "step_00000010"
+    checkpoint.mkdir()
+    assert incarnation_of(checkpoint) == 0
+    (checkpoint / "incarnation").write_text("7\n")
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    assert folder.raise_incarnation(incarnation_of(checkpoint)) == 8
+    assert folder.raise_incarnation() == 9
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from online_synclr.topology import (
     Split,
     check_gpu_sharing,
     check_roster,
+    check_server_device,
     gpu_of,
     node_split,
     planned_roster,
@@ -64,6 +65,21 @@ def test_gpus_wrap_round_and_two_trainers_never_share() -> None:
     check_gpu_sharing(Split(trainers=1, generators=3), num_gpus=1)
     with pytest.raises(ConfigError, match="cannot share"):
         check_gpu_sharing(Split(trainers=2, generators=1), num_gpus=1)
+
+
+@pytest.mark.parametrize(("server_device", "num_gpus"), [(7, 8), (None, 8), (9, 0)])
+def test_a_server_may_have_any_gpu_of_its_node(server_device: int | None, num_gpus: int) -> None:
+    check_server_device(config_with_server(server_device), num_gpus)
+
+
+def test_a_server_on_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"server_device=8 .*GPUs are 0 to 7"):
+        check_server_device(config_with_server(8), num_gpus=8)
+
+
+def config_with_server(server_device: int | None) -> Config:
+    captions = {"server": "per_node", "vllm": {"server_device": server_device}}
+    return Config.model_validate({"captions": captions})
 
 
 def test_roster_indices_follow_rank_order_over_nodes() -> None:
@@ -128,6 +144,7 @@ def test_torchruns_variables_are_read() -> None:
             "WORLD_SIZE": "8",
             "LOCAL_WORLD_SIZE": "4",
             "GROUP_RANK": "1",
+            "GROUP_WORLD_SIZE": "2",
             "TORCHELASTIC_RESTART_COUNT": "2",
         }
     )

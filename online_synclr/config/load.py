@@ -46,7 +46,13 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{BASE_KEY}: {found} must name a file or a list of files there.")
     merged: dict[str, Any] = {}
     for base in bases:
-        _merge(merged, _read_with_bases(found.parent / base, (*seen, found)))
+        path = find_shipped(Path(base), found.parent)
+        if not path.exists():
+            raise ConfigError(
+                f"{BASE_KEY}: {found} names {base}, which is neither beside it nor a shipped "
+                "config; correct the name."
+            )
+        _merge(merged, _read_with_bases(path, (*seen, found)))
     _merge(merged, _resolve_paths(data, found.parent))
     return merged
 
