@@ -19,6 +19,7 @@ from generators.language.base import Completion, LanguageModel
 
 _FIRST_BATCH = 4
 _BARREN_BATCHES = 8
+_BARREN_CAPTIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ class _BarrenWatch:
         self._batches = 0 if num_accepted else self._batches + 1
         if num_accepted:
             self._reasons.clear()
-        elif self._batches >= _BARREN_BATCHES:
+        elif self._batches >= _BARREN_BATCHES and self._reasons.total() >= _BARREN_CAPTIONS:
             reason, count = self._reasons.most_common(1)[0]
             raise GeneratorError(
                 f"the last {sum(self._reasons.values())} captions were all refused, {count} of "

@@ -23,7 +23,7 @@ from pathlib import Path
 from generators.captioning import build_captioner, recipe_of
 from generators.concepts import ConceptBank, ConceptBankError
 from generators.counters import Counters
-from generators.errors import SetupError
+from generators.errors import ServerAbsentError, SetupError
 from generators.gpu_lock import gpu_start_lock
 from generators.heartbeat import Heartbeat
 from generators.images.factory import create_renderer
@@ -33,6 +33,7 @@ from generators.language.factory import create_language_model
 from generators.lifeline import die_with_parent, end_everything, watch_parent
 from generators.render_loop import RenderLoop
 from generators.reports import ReportWriter
+from generators.restarts import restarts_of
 from generators.spec import EngineSpec
 from online_synclr.stream.errors import StreamRejected
 from online_synclr.stream.messages import Hello, PeerState
@@ -49,13 +50,21 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: stop.ask())
     watch_parent(int(lifeline_fd), on_stop=stop.ask, on_parent_gone=end_everything)
     reports = ReportWriter(int(report_fd))
+    first_start = False
     try:
-        Engine(EngineSpec.read(Path(spec_path)), reports, stop).run()
+        spec = EngineSpec.read(Path(spec_path))
+        first_start = restarts_of(spec.stream) == 0
+        Engine(spec, reports, stop).run()
     except BaseException as error:
         traceback.print_exc()
-        reports.failure(error, final=isinstance(error, _FINAL))
+        reports.failure(error, final=_is_final(error, first_start=first_start))
         return 1
     return 0
+
+
+def _is_final(error: BaseException, *, first_start: bool) -> bool:
+    """Whether another start cannot help. A server that was never there is a wrong setting."""
+    return isinstance(error, _FINAL) or (isinstance(error, ServerAbsentError) and first_start)
 
 
 class StopRequest:
@@ -104,6 +113,8 @@ class Engine:
                     settings.captions,
                     device=self._spec.device,
                     server_url=self._spec.server_url,
+                    # Half, so that waiting for it is not taken for an engine that hangs.
+                    server_patience_s=settings.generators.stall_s / 2,
                     say=_say,
                 )
                 renderer = create_renderer(settings.images, device=self._spec.device, say=_say)

@@ -101,6 +101,8 @@ class Supervisor:
         self._latest = Report()
         self._failure = ""
         self._first_failure = ""
+        self._said = ""
+        """Failure that was said last: one that only comes back is not said again."""
         self._final = False
         self._gave_up = False
         self._start_at_s = clock()
@@ -197,6 +199,8 @@ class Supervisor:
                 self._failure, self._final = report.error, report.final
             else:
                 self._latest = report
+                if report.counters.get("images_rendered"):
+                    self._said = ""
 
     def _engine_ended(self, engine: Engine, code: int, now_s: float) -> None:
         failure = self._failure or ("" if code == 0 else engine.last_words())
@@ -215,7 +219,9 @@ class Supervisor:
             return
         self.restarts += 1
         self._start_at_s = now_s + pause_s
-        self._say(f"{failure}; starting it again in {pause_s:.0f} s (restart {self.restarts})")
+        if failure != self._said:
+            self._said = failure
+            self._say(f"{failure}; starting it again in {pause_s:.0f} s (restart {self.restarts})")
 
     def _let_go(self, engine: Engine) -> None:
         engine.close()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from generators.errors import GeneratorError, SetupError
+from generators.errors import GeneratorError, ServerAbsentError, SetupError
 from generators.language.base import Sampling
 from generators.language.factory import choose_backend, create_language_model
 from generators.language.openai_backend import OpenAIModel
@@ -151,11 +151,23 @@ def test_openai_gives_up_with_one_line_that_names_the_setting() -> None:
         model.close()
 
 
-def test_openai_server_that_is_not_there() -> None:
+@pytest.mark.parametrize("model", ["", "named"])
+def test_openai_server_that_is_not_there_shows_at_once(model: str) -> None:
     with serve(lambda *_: completion("")) as server:
         url = server.url
-    with pytest.raises(GeneratorError, match=r"captions\.url=.*start the server"):
-        openai(url)
+    with pytest.raises(ServerAbsentError, match=r"captions\.url=.*start the server"):
+        openai(url, model=model)
+
+
+def test_openai_waits_for_a_server_that_is_started_anew() -> None:
+    def answer(number: int, _: dict[str, Any]) -> tuple[int, bytes]:
+        return (503, b"") if number < 10 else completion("a fox")
+
+    with serve(answer) as server:
+        model = openai(server.url, retries=0, patience_s=60.0)
+        assert model.complete(["fox =>"], [1])[0].text == "a fox"
+        model.close()
+    assert len(server.questions) == 11
 
 
 def test_openai_refusal_is_not_tried_again() -> None:

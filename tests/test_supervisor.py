@@ -17,7 +17,7 @@ from generators.control_group import ControlGroup
 from generators.environment import engine_environment, scrubbed
 from generators.process import EngineProcess
 from generators.reports import Report, ReportReader, ReportWriter
-from generators.restarts import RestartBudget, StallWatch, stream_number
+from generators.restarts import RestartBudget, StallWatch, restarts_of, stream_number
 from generators.supervisor import Supervisor
 from online_synclr.config.schema import GeneratorsConfig
 from online_synclr.paths import PROJECT_DIR
@@ -95,6 +95,7 @@ class Bench:
         self.engines: list[FakeEngine] = []
         self.control = FakeControl()
         self.urls: list[str] = []
+        self.lines: list[str] = []
         self.supervisor = Supervisor(
             start_engine=self._start,
             control=self.control,
@@ -102,7 +103,7 @@ class Bench:
             heartbeat_s=1.0,
             grace_s=20.0,
             server=server,
-            say=lambda _: None,
+            say=self.lines.append,
             clock=lambda: self.now_s,
         )
 
@@ -125,9 +126,27 @@ def test_a_dead_engine_is_replaced_after_a_pause_with_a_new_stream() -> None:
     assert len(bench.engines) == 1
     bench.at(3.0)
     assert [engine.stream for engine in bench.engines] == [3, 65536 + 3]
+    assert [restarts_of(engine.stream) for engine in bench.engines] == [0, 1]
     assert bench.control.errors == [("the engine ended with exit code -9", 3)]
     assert bench.control.restarts[-1] == 1.0
     assert bench.engines[0].calls == ["close"]
+
+
+def test_a_failure_that_comes_back_is_said_again_only_after_work() -> None:
+    bench = Bench(GeneratorsConfig(restarts_per_hour=9, backoff_s=2.0, stall_s=60.0))
+    said = []
+    for died_at_s, report in (
+        (100.0, Report()),
+        (200.0, Report()),
+        (300.0, Report(state="running", counters={"images_rendered": 4.0})),
+    ):
+        bench.at(died_at_s - 50.0)
+        bench.engines[-1].said = [report, Report(state="failed", error="no server")]
+        bench.engines[-1].code = 1
+        bench.at(died_at_s)
+        said.append(len(bench.lines))
+    assert said == [1, 1, 2]
+    assert bench.lines[0].startswith("no server; starting it again")
 
 
 def test_pauses_double_and_the_budget_ends_in_error_and_idling() -> None:

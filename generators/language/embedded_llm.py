@@ -34,7 +34,7 @@ def embedded_llm_folder() -> Path:
     Raises:
         SetupError: the package is not installed.
     """
-    source = _gguf_file()
+    source = embedded_llm_file()
     return build_once(_folder_for(source), lambda folder: _convert(source, folder))
 
 
@@ -44,7 +44,7 @@ def embedded_llm_folder_by_child() -> Path:
     Raises:
         SetupError: the package is not installed, or the conversion failed.
     """
-    folder = _folder_for(_gguf_file())
+    folder = _folder_for(embedded_llm_file())
     if not folder.is_dir():
         command = [sys.executable, "-m", "generators.language.embedded_llm"]
         env = engine_environment(os.environ, gpu=None, cpu_threads=1)
@@ -63,7 +63,12 @@ def _folder_for(source: Path) -> Path:
     return cache_folder() / f"smollm2-135m-instruct-{digest}"
 
 
-def _gguf_file() -> Path:
+def embedded_llm_file() -> Path:
+    """The package's GGUF file, found without importing anything.
+
+    Raises:
+        SetupError: the package is not installed.
+    """
     # The package's own __init__ imports a plug-in host that is not needed: it is never imported.
     spec = find_spec(_PACKAGE)
     places = list(spec.submodule_search_locations or []) if spec else []

@@ -59,12 +59,29 @@ def check_installed(settings: CaptionsConfig) -> None:
         vllm_program()
     elif settings.backend != "auto":
         _require(settings.backend, _is_installed)
+    loads_model = settings.backend not in ("openai", "template") and not settings.url
+    if settings.model == EMBEDDED and (loads_model or settings.server == "per_node"):
+        from generators.language.embedded_llm import embedded_llm_file
+
+        embedded_llm_file()
 
 
 def create_language_model(
-    settings: CaptionsConfig, *, device: str, server_url: str = "", say: Callable[[str], None]
+    settings: CaptionsConfig,
+    *,
+    device: str,
+    server_url: str = "",
+    server_patience_s: float = 0.0,
+    say: Callable[[str], None],
 ) -> LanguageModel:
     """Load the chosen model; says through `say` which one it is.
+
+    Args:
+        settings: `captions`.
+        device: the renderer's.
+        server_url: of the node's own server, if it has one.
+        server_patience_s: how long that server may be away, while it is started anew.
+        say: takes a line for people.
 
     Raises:
         SetupError: it cannot be loaded; one sentence that names the setting.
@@ -77,7 +94,7 @@ def create_language_model(
         say("captions are SYNTHETIC: fixed phrases, no language model")
         return TemplateModel()
     if backend == "openai":
-        return _openai(settings, server_url)
+        return _openai(settings, server_url, server_patience_s)
     model = resolve_model(settings.model)
     if backend == "vllm":
         from generators.language.vllm_backend import VllmModel
@@ -99,7 +116,7 @@ def resolve_model(model: str) -> str:
     return str(embedded_llm_folder())
 
 
-def _openai(settings: CaptionsConfig, server_url: str) -> LanguageModel:
+def _openai(settings: CaptionsConfig, server_url: str, patience_s: float) -> LanguageModel:
     from generators.language.openai_backend import OpenAIModel
 
     url = server_url or settings.url
@@ -107,7 +124,8 @@ def _openai(settings: CaptionsConfig, server_url: str) -> LanguageModel:
         raise SetupError(
             "captions.backend=openai needs captions.url or captions.server=per_node; set one"
         )
-    named = SERVED_MODEL if server_url else settings.model.replace(EMBEDDED, "")
+    named = "" if settings.model == EMBEDDED else settings.model
+    named = SERVED_MODEL if server_url else named
     return OpenAIModel(
         url,
         sampling=Sampling.of(settings),
@@ -116,6 +134,7 @@ def _openai(settings: CaptionsConfig, server_url: str) -> LanguageModel:
         concurrency=settings.concurrency,
         timeout_s=settings.timeout_s,
         retries=settings.retries,
+        patience_s=patience_s if server_url else 0.0,
     )
 
 

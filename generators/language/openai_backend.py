@@ -5,13 +5,16 @@ A thread pool keeps up to `concurrency` requests under way. Each waits for the s
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count
 from typing import Any, TypeVar
 
 import httpx
 
-from generators.errors import GeneratorError
+from generators.errors import GeneratorError, ServerAbsentError
 from generators.fingerprint import fingerprint
 from generators.language.base import STOP, Completion, Sampling, first_line
 
@@ -32,6 +35,11 @@ class OpenAIModel:
         concurrency: Requests under way at once.
         timeout_s: Of one try.
         retries: Tries after the first.
+        patience_s: Time that must be over as well before an answer is given up; the pauses between
+            tries alone may be shorter than a restart of the server.
+
+    Raises:
+        ServerAbsentError: nobody answered.
     """
 
     def __init__(
@@ -44,11 +52,13 @@ class OpenAIModel:
         concurrency: int = 16,
         timeout_s: float = 60.0,
         retries: int = 5,
+        patience_s: float = 0.0,
         first_pause_s: float = _FIRST_PAUSE_S,
     ) -> None:
         self._url = url.rstrip("/")
         self._sampling = sampling
         self._retries = retries
+        self._patience_s = patience_s
         self._first_pause_s = first_pause_s
         self._closed = threading.Event()
         self._client = httpx.Client(
@@ -58,7 +68,11 @@ class OpenAIModel:
             trust_env=False,
         )
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="captions")
-        self._model = model or self._first_model()
+        # Asked even where the name is known: a server that is not there shows before models load.
+        try:
+            self._model = self._first_model(model)
+        except _NoAnswerError as error:
+            raise ServerAbsentError(str(error)) from None
         parts = {"model": self._model, "sampling": vars(sampling)}
         self.fingerprint = f"openai:{fingerprint(parts)}"
 
@@ -84,8 +98,12 @@ class OpenAIModel:
         }
         return self._ask(_completion_of, "POST", "/completions", question)
 
-    def _first_model(self) -> str:
-        return self._ask(_model_of, "GET", "/models", None)
+    def _first_model(self, configured: str) -> str:
+        if not configured:
+            return self._ask(_model_of, "GET", "/models", None)
+        with suppress(_RefusedError):  # some servers list nothing; that they answer is enough
+            self._try(_anything, "GET", "/models", None)
+        return configured
 
     def _ask(
         self, read: Callable[[Any], T], method: str, path: str, question: dict[str, Any] | None
@@ -93,30 +111,41 @@ class OpenAIModel:
         """What `read` finds in the answer, after as many tries as allowed.
 
         Raises:
-            GeneratorError: refused, or no good answer after the last try.
+            GeneratorError: refused, or no good answer after as many tries and as long as allowed.
         """
-        problem = ""
-        for attempt in range(self._retries + 1):
-            if attempt:
-                self._pause(attempt)
+        try:
+            return self._try(read, method, path, question)
+        except _RefusedError as refused:
+            raise GeneratorError(
+                f"captions.url={self._url}: the server refused the request ({refused}); "
+                "correct captions.model, captions.url or the key"
+            ) from None
+
+    def _try(
+        self, read: Callable[[Any], T], method: str, path: str, question: dict[str, Any] | None
+    ) -> T:
+        give_up_s = time.monotonic() + self._patience_s
+        for attempt in count(1):
             try:
                 return read(_fetch(self._client, method, self._url + path, question))
-            except _RefusedError as refused:
-                raise GeneratorError(
-                    f"captions.url={self._url}: the server refused the request ({refused}); "
-                    "correct captions.model, captions.url or the key"
-                ) from None
             except (httpx.HTTPError, _BadAnswerError) as error:
-                problem = str(error) or type(error).__name__
-        raise GeneratorError(
-            f"captions.url={self._url}: no usable answer after {self._retries + 1} tries "
-            f"({problem}); start the server or correct captions.url"
-        )
+                if attempt > self._retries and time.monotonic() >= give_up_s:
+                    problem = str(error) or type(error).__name__
+                    raise _NoAnswerError(
+                        f"captions.url={self._url}: no usable answer after {attempt} tries "
+                        f"({problem}); start the server or correct captions.url"
+                    ) from None
+            self._pause(attempt)
+        raise AssertionError("the loop ends by an answer or an error")
 
     def _pause(self, attempt: int) -> None:
         pause_s = min(self._first_pause_s * 2 ** (attempt - 1), _LONGEST_PAUSE_S)
         if self._closed.wait(pause_s):
             raise GeneratorError("captions were stopped while waiting for the server; start again")
+
+
+class _NoAnswerError(GeneratorError):
+    """Nobody answered as the protocol says, however often and long it was tried."""
 
 
 class _RefusedError(Exception):
@@ -160,6 +189,10 @@ def _completion_of(answer: Any) -> Completion:
     if not isinstance(text, str):
         raise _BadAnswerError("the answer has no choices[0].text")
     return Completion(first_line(text), finished=finish_reason != "length")
+
+
+def _anything(answer: Any) -> Any:
+    return answer
 
 
 def _model_of(answer: Any) -> str:

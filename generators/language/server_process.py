@@ -65,7 +65,9 @@ def vllm_command(model: str, settings: VllmConfig, *, device: str, port: int) ->
     """
     address = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", SERVED_MODEL]
     flags = as_flags(engine_arguments(settings, device=device))
-    return [*vllm_program(), "serve", model, *address, *flags]
+    # A line for each caption would fill the disk of a run of weeks.
+    quiet = "--disable-uvicorn-access-log"
+    return [*vllm_program(), "serve", model, *address, *flags, quiet]
 
 
 def vllm_program() -> list[str]:
