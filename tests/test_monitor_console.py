@@ -123,11 +123,13 @@ def test_without_a_terminal_it_prints_a_plain_line_now_and_then() -> None:
     console.close()
     lines = out.getvalue().splitlines()
     assert "SYNTHETIC ENGINES" in lines[0]
-    assert "tensorboard --logdir runs/x [1]/tb" in lines[1]
+    assert lines[1] == "2 generators on cuda:1, cuda:2; 1 trainer on cuda:0"
+    assert "tensorboard --logdir runs/x [1]/tb" in lines[2]
+    assert "waits groups 40 % credits 2 %" in lines[3]
     steps = [line.split()[2] for line in lines if " step " in line]
     assert steps == ["1/1000", "11/1000"]
     advice = [line for line in lines if "add a generator" in line]
-    assert advice == [lines[3]], "advice that has not changed is given once"
+    assert advice == [lines[4]], "advice that has not changed is given once"
     assert lines[-1] == "[0:00:20] ! gen-1 died"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from online_synclr.monitor import metrics
 from online_synclr.monitor.console_state import ConsoleState, Event, GeneratorLine
-from online_synclr.monitor.console_view import draw, plain_line
+from online_synclr.monitor.console_view import describe_roles, draw, plain_line
 from online_synclr.monitor.formats import duration
 from online_synclr.monitor.hints import Bottleneck, diagnose
 
@@ -119,6 +119,7 @@ class RunConsole:
         announcement = self._state.roles.announcement()
         if announcement:
             self._print(announcement)
+        self._print(describe_roles(self._state.roles))
         self._print(f"run folder {self._state.run_dir}; curves: {_tensorboard(self._state)}")
 
     def _note_knn(self, scalars: Mapping[str, float]) -> None:

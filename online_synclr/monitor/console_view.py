@@ -59,6 +59,9 @@ def plain_line(state: ConsoleState) -> str:
         f"{number(scalars.get(metrics.TRAINER_IMAGE_USES))} used",
         f"reuse {number(_reuse(scalars))}",
         f"pool {number(scalars.get(metrics.POOL_GROUPS))} groups",
+        f"waits groups {percent(scalars.get(metrics.WAIT_GROUPS))} credits "
+        f"{percent(scalars.get(metrics.WAIT_CREDITS))} captions "
+        f"{percent(scalars.get(metrics.WAIT_CAPTIONS))}",
     ]
     parts += [f"kNN {state.knn}"] if state.knn else []
     parts += [state.phase] if state.phase != "training" else []
@@ -71,6 +74,11 @@ def count_states(generators: Sequence[GeneratorLine]) -> str:
     if not counts:
         return "none has called yet"
     return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def describe_roles(roles: RunRoles) -> str:
+    """Both sides on one line: `2 generators on cuda:1, cuda:2; 1 trainer on cuda:0`."""
+    return f"{_generators_title(roles)}; {_trainers_title(roles)}"
 
 
 def describe_side(count: int, noun: str, devices: Sequence[str]) -> str:
@@ -114,9 +122,7 @@ def _sides(state: ConsoleState) -> Table:
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
     table.add_column("", style="dim", no_wrap=True)
     table.add_column(_generators_title(roles), style="green", ratio=1)
-    table.add_column(
-        describe_side(roles.num_trainers, "trainer", roles.trainer_devices), style="cyan", ratio=1
-    )
+    table.add_column(_trainers_title(roles), style="cyan", ratio=1)
     if not state.training:
         table.add_row("state", count_states(state.generators), state.phase)
         return table
@@ -143,6 +149,10 @@ def _sides(state: ConsoleState) -> Table:
 
 def _generators_title(roles: RunRoles) -> str:
     return describe_side(len(roles.generators), "generator", roles.generator_devices)
+
+
+def _trainers_title(roles: RunRoles) -> str:
+    return describe_side(roles.num_trainers, "trainer", roles.trainer_devices)
 
 
 def _generator_table(state: ConsoleState) -> RenderableType:

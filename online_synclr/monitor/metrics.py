@@ -162,6 +162,10 @@ OPTIM_LR = _declare("optim/lr", "1", "Learning rate.")
 OPTIM_WEIGHT_DECAY = _declare("optim/weight_decay", "1", "Weight decay.")
 OPTIM_GRAD_NORM = _declare("optim/grad_norm", "1", "Gradient norm before clipping.")
 OPTIM_EMA = _declare("optim/ema", "1", "Momentum of the teacher.")
+OPTIM_TEMPERATURE = _declare("optim/temperature", "1", "Temperature of the contrastive loss.")
+OPTIM_STUDENT_TEMPERATURE = _declare(
+    "optim/student_temperature", "1", "Student temperature of the masked-image loss."
+)
 OPTIM_TEACHER_TEMPERATURE = _declare(
     "optim/teacher_temperature", "1", "Teacher temperature of the masked-image loss."
 )
