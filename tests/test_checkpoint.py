@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from online_synclr.config import Config, ConfigError
 from online_synclr.paths import PROJECT_DIR
+from online_synclr.run_folder import incarnation_of
 from tests.rank_pool import RankPool
 from tests.test_trainer_run import make_role
 from tests.tiny_objective import tiny_config
@@ -73,6 +74,7 @@ def save(
         intake=intake,
         trainers=trainers,
         totals=Totals(lost=3, captions=b"12345678", knn_before=0.25) if trainers.is_first else None,
+        incarnation=4,
     )
 
 
@@ -83,6 +85,7 @@ def test_training_continues_to_the_bit(tmp_path: Path) -> None:
     use_intake(intake, config, 14)
     run_steps(train, config, 0, 3, ALONE)
     save(tmp_path, config, 3, train, intake)
+    assert incarnation_of(tmp_path / "checkpoints" / "step_00000003") == 4
     run_steps(train, config, 3, 5, ALONE)
     expected = weights(train)
 
@@ -159,8 +162,8 @@ def test_other_shapes_are_refused_in_one_line(
 def test_which_checkpoint_is_continued(tmp_path: Path) -> None:
     config = make_config(tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints"
-    old = checkpoint_files.write_checkpoint(folder, 5, {"a": 1}, "")
-    new = checkpoint_files.write_checkpoint(folder, 10, {"a": 1}, "")
+    old = checkpoint_files.write_checkpoint(folder, 5, {"a": 1}, {})
+    new = checkpoint_files.write_checkpoint(folder, 10, {"a": 1}, {})
     assert checkpoint.choose(config) == new
     with pytest.raises(ConfigError, match=r"run\.resume=never"):
         checkpoint.choose(with_resume(config, "never"))
@@ -174,11 +177,11 @@ def test_which_checkpoint_is_continued(tmp_path: Path) -> None:
 def test_a_restarted_attempt_continues_from_what_the_job_wrote(tmp_path: Path) -> None:
     config = make_config(tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints"
-    given = checkpoint_files.write_checkpoint(tmp_path / "other", 5, {"a": 1}, "")
+    given = checkpoint_files.write_checkpoint(tmp_path / "other", 5, {"a": 1}, {})
     for resume in ("never", given):
         started = with_resume(config, resume)
         assert checkpoint.choose(started, attempt=1) == (None if resume == "never" else given)
-    own = checkpoint_files.write_checkpoint(folder, 10, {"a": 1}, "")
+    own = checkpoint_files.write_checkpoint(folder, 10, {"a": 1}, {})
     for resume in ("never", given):
         assert checkpoint.choose(with_resume(config, resume), attempt=1) == own
 
@@ -189,7 +192,7 @@ def with_resume(config: Config, resume: object) -> Config:
 
 def test_the_last_k_are_kept(tmp_path: Path) -> None:
     for step in (2, 4, 6, 8):
-        checkpoint_files.write_checkpoint(tmp_path, step, {"step": step}, "a: 1\n")
+        checkpoint_files.write_checkpoint(tmp_path, step, {"step": step}, {"config.yaml": "a: 1\n"})
         checkpoint_files.prune(tmp_path, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000006", "step_00000008"]
     newest = tmp_path / "step_00000008"
@@ -199,7 +202,7 @@ def test_the_last_k_are_kept(tmp_path: Path) -> None:
 
 def test_partial_checkpoints_are_ignored_and_cleared_away(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
-    whole = checkpoint_files.write_checkpoint(folder, 3, {"a": torch.ones(100)}, "")
+    whole = checkpoint_files.write_checkpoint(folder, 3, {"a": torch.ones(100)}, {})
     partial = folder / ".step_00000009.123.tmp"
     partial.mkdir()
     cut_off = folder / "step_00000007"
@@ -210,7 +213,7 @@ def test_partial_checkpoints_are_ignored_and_cleared_away(tmp_path: Path) -> Non
     assert checkpoint_files.latest(tmp_path) == whole
     with pytest.raises(ConfigError, match="not a complete checkpoint"):
         checkpoint_files.complete_file(cut_off)
-    checkpoint_files.write_checkpoint(folder, 7, {"a": 1}, "")
+    checkpoint_files.write_checkpoint(folder, 7, {"a": 1}, {})
     assert not partial.exists()
     assert checkpoint_files.latest(tmp_path) == cut_off
 
@@ -237,11 +240,11 @@ def files_end_at(num_bytes: int) -> Iterator[None]:
 def test_a_disk_that_fills_up_half_way_is_an_os_error(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     state = {"data": torch.zeros(2**18)}
-    checkpoint_files.write_checkpoint(folder, 1, state, "")
+    checkpoint_files.write_checkpoint(folder, 1, state, {})
     with files_end_at(2**19), pytest.raises(OSError, match="File too large"):
-        checkpoint_files.write_checkpoint(folder, 2, state, "")
+        checkpoint_files.write_checkpoint(folder, 2, state, {})
     assert checkpoint_files.latest(tmp_path) == folder / "step_00000001"
-    checkpoint_files.write_checkpoint(folder, 3, state, "")
+    checkpoint_files.write_checkpoint(folder, 3, state, {})
     assert sorted(path.name for path in folder.iterdir()) == ["step_00000001", "step_00000003"]
 
 
@@ -288,7 +291,7 @@ step = 0
 while True:
     step += 1
     state = {"step": step, "data": torch.full((2**18,), step)}
-    write_checkpoint(Path(sys.argv[1]), step, state, "")
+    write_checkpoint(Path(sys.argv[1]), step, state, {})
     prune(Path(sys.argv[1]), 2)
     print(step, flush=True)
 """

@@ -4,10 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models import checkpoint_seq
+from torch import nn
 
 from online_synclr.config.errors import ConfigError
 from online_synclr.config.objective_checks import check_objective
 from tests.tiny_objective import NUM_GROUPS, tiny_config, tiny_ids, tiny_views
+from trainer.objective import backbone
 from trainer.objective.model import build_model
 from trainer.objective.objective import LossParts, Objective
 from trainer.objective.optimizer import apply_settings, build_optimizer
@@ -63,6 +66,34 @@ def test_bf16_networks_give_float32_losses_close_to_float32_ones() -> None:
     assert rough.total.dtype == torch.float32
     assert rough.total.item() == pytest.approx(exact.total.item(), rel=0.05)
     assert rough.total.item() != exact.total.item()
+
+
+def gradients(**trainer: Any) -> list[torch.Tensor]:
+    """The student's gradients after one step."""
+    config = tiny_config(**trainer)
+    model = build_model(config.trainer, run_seed=0)
+    objective = Objective(config, model.student, model.teacher)
+    torch.manual_seed(5)
+    objective.losses(tiny_views(config), *tiny_ids(config), 0).total.backward()
+    return [p.grad for p in model.student.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_recomputed_blocks_give_the_same_gradients(
+    drop_path: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = gradients(drop_path=drop_path)
+    again = []
+
+    def counted(blocks: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+        again.append(tokens.shape)
+        return checkpoint_seq(blocks, tokens)
+
+    monkeypatch.setattr(backbone, "checkpoint_seq", counted)
+    recomputed = gradients(drop_path=drop_path, recompute_blocks=True)
+    assert len(again) == 2, "the student's global and local crops, not the teacher's"
+    for one, other in zip(kept, recomputed, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def train(**trainer: Any) -> list[float]:

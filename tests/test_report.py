@@ -204,6 +204,15 @@ def test_rates_and_waits_count_from_the_first_step() -> None:
     assert values["throughput_by_generator/g0/share"] == pytest.approx(80 / 120)
 
 
+def test_goodbyes_and_evaluation_are_no_part_of_rates_and_waits() -> None:
+    _, figures, merged = figures_after(4.0, Totals())
+    figures.stop(merged, 10)
+    figures._clock = lambda: 1e6  # type: ignore[method-assign]
+    assert figures.whole_per_s("images_rendered") == pytest.approx((120 - 16) / 4)
+    assert figures.generator_waits()[metrics.WAIT_CREDITS] == pytest.approx((1.2 - 0.16) / 8)
+    assert figures.trainer_waits["groups"] == 0.2
+
+
 def test_no_time_has_passed() -> None:
     values, figures, _ = figures_after(0.0, Totals())
     assert values[metrics.WAIT_CREDITS] == 0.0

@@ -1,6 +1,7 @@
 """A whole trainer in this process, fed over the real stream by a generator that is a thread."""
 
 import json
+import math
 import os
 import signal
 import threading
@@ -27,9 +28,11 @@ from online_synclr.stream.sender import Sender
 from online_synclr.topology import Member, RankEnv, Roster
 from tests.tiny_objective import tiny_config
 from tests.tiny_step import ALONE, SIDE_PX, tiny_group
+from trainer import step_meter
 from trainer.assembly import build_step
 from trainer.distributed import check_own_gpus
 from trainer.main import run_trainer
+from trainer.objective.objective import LossParts, Objective
 from trainer.role import TrainerRole
 
 GROUPS_FOR_EVER = 10**9
@@ -140,7 +143,9 @@ def checkpoints(config: Config) -> list[str]:
     return sorted(path.name for path in (config.run.dir / "checkpoints").iterdir())
 
 
-def test_a_run_a_resume_and_what_they_count(tmp_path: Path) -> None:
+def test_a_run_a_resume_and_what_they_count(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     config = make_config(tmp_path / "run", steps=5)
     code, summary, rows = play(config)
     assert code == 0
@@ -164,6 +169,7 @@ def test_a_run_a_resume_and_what_they_count(tmp_path: Path) -> None:
 
     finished, again, _ = play(longer, incarnation=3)
     assert finished == 0, "all steps are done already"
+    assert "holds a finished run (8 of 8 steps)" in capfd.readouterr().out
     assert again.steps == 8
     assert again.check_identities() == []
 
@@ -179,6 +185,27 @@ def test_no_generator_left_ends_with_its_first_error(
     assert summary.check_identities() == []
     assert 0 < summary.steps < 1000
     assert checkpoints(config)[-1] == f"step_{summary.steps:08d}", "the run can be continued"
+
+
+def test_a_diverged_loss_tells_the_generators_and_writes_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    losses = Objective.losses
+
+    def break_from_step_3(self: Objective, *arguments: Any) -> LossParts:
+        parts = losses(self, *arguments)
+        return replace(parts, total=parts.total * math.nan) if arguments[-1] >= 3 else parts
+
+    monkeypatch.setattr(Objective, "losses", break_from_step_3)
+    monkeypatch.setattr(step_meter, "MAX_CONSECUTIVE", 3)
+    config = make_config(tmp_path / "run", steps=1000)
+    code, summary, _ = play(config)
+    assert code == 1
+    assert summary.ended_by.startswith("the loss diverged; the last 3 steps")
+    assert summary.check_identities() == []
+    assert summary.steps == 6
+    assert checkpoints(config) == ["step_00000002", "step_00000004"]
+    assert capfd.readouterr().err.count("stopped after 6 steps: the last 3 steps") == 1
 
 
 def test_a_signal_finishes_the_step_and_saves(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -105,11 +105,16 @@ class FakeIntake:
     rounds: int
     pause_s: float = 0.05
     waits: list[float] = field(default_factory=list)
+    on_wait: Callable[[float], None] | None = None
+    """Called instead of taking any time."""
 
     def wait_ready(self, timeout_s: float) -> bool:
         self.waits.append(timeout_s)
         if len(self.waits) > self.rounds:
             return True
+        if self.on_wait is not None:
+            self.on_wait(timeout_s)
+            return False
         threading.Event().wait(self.pause_s)
         return False
 
@@ -138,13 +143,20 @@ class LastGroups(FakeIntake, NoNews):
         return len(self.waits) > 0
 
 
-def rounds_of(intake: FakeIntake, waits: WaitClock, group: object, generators: NoNews) -> Rounds:
+def rounds_of(
+    intake: FakeIntake,
+    waits: WaitClock,
+    group: object,
+    generators: NoNews,
+    device_busy: Callable[[], bool] = lambda: False,
+) -> Rounds:
     return Rounds(
         intake=intake,
         group=group,  # type: ignore[arg-type]
         waits=waits,
         stop_requested=lambda: False,
         generators=generators,
+        device_busy=device_busy,
     )
 
 
@@ -175,6 +187,23 @@ def test_a_round_waits_a_second_at_most_for_groups() -> None:
     actions = [mine.next(0, checkpoint_due=False).action for _ in range(3)]
     assert actions == [Action.WAIT, Action.WAIT, Action.STEP]
     assert intake.waits == [agreement.PAUSE_S] * 3
+
+
+def test_being_short_of_groups_counts_only_once_the_device_is_done() -> None:
+    now_s = [0.0]
+    intake = FakeIntake(rounds=1000, on_wait=lambda timeout_s: now_s.append(now_s[-1] + timeout_s))
+    waits = WaitClock(lambda: now_s[-1])
+    mine = rounds_of(intake, waits, None, NoNews(), device_busy=lambda: now_s[-1] < 0.4)
+    assert mine.next(0, checkpoint_due=False).action is Action.WAIT
+    assert now_s[-1] == pytest.approx(agreement.PAUSE_S)
+    assert waits.seconds()["groups"] == pytest.approx(agreement.PAUSE_S - 0.4, abs=0.02)
+
+
+def test_groups_that_come_while_the_device_computes_cost_no_wait() -> None:
+    waits = WaitClock()
+    mine = rounds_of(FakeIntake(rounds=3, pause_s=0.0), waits, None, NoNews(), lambda: True)
+    assert mine.next(0, checkpoint_due=False).action is Action.STEP
+    assert "groups" not in waits.seconds()
 
 
 def test_the_time_without_groups_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

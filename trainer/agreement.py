@@ -16,6 +16,8 @@ import torch.distributed as dist
 from online_synclr.monitor.waits import WaitClock
 from trainer.vote import PAUSE_S, Ballot, Decision, vote
 
+_BUSY_POLL_S = 0.01
+
 GROUPS = "groups"
 VOTE = "vote"
 
@@ -43,7 +45,8 @@ class Generators(Protocol):
 class Rounds:
     """Casts this trainer's ballots.
 
-    `stop_requested` and `generators` are asked before each ballot and must not block.
+    `stop_requested`, `generators` and `device_busy` (whether queued work is still being computed)
+    are asked before each ballot and must not block.
     """
 
     def __init__(
@@ -54,12 +57,14 @@ class Rounds:
         waits: WaitClock,
         stop_requested: Callable[[], bool],
         generators: Generators,
+        device_busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._intake = intake
         self._group = group
         self._waits = waits
         self._stop_requested = stop_requested
         self._generators = generators
+        self._device_busy = device_busy
         self._short_since: float | None = None
 
     def next(self, step: int, *, checkpoint_due: bool) -> Decision:
@@ -68,8 +73,7 @@ class Rounds:
         # cannot be sampled after the wait will never be. The other way round, groups that came
         # between the two questions would be left untrained.
         exhausted = self._generators.exhausted()
-        with self._waits.waiting(GROUPS):
-            ready = self._intake.wait_ready(PAUSE_S)
+        ready = self._wait_ready()
         ballot = Ballot(
             step=step,
             ready=ready,
@@ -81,6 +85,16 @@ class Rounds:
         )
         with self._waits.waiting(VOTE if ready else GROUPS):
             return vote(ballot, self._group)
+
+    def _wait_ready(self) -> bool:
+        # Steps are queued ahead of the device: while it computes, short of groups costs nothing.
+        left_s = PAUSE_S
+        while left_s > 0 and self._device_busy():
+            if self._intake.wait_ready(_BUSY_POLL_S):
+                return True
+            left_s -= _BUSY_POLL_S
+        with self._waits.waiting(GROUPS):
+            return self._intake.wait_ready(max(0.0, left_s))
 
     def _short_for_ms(self, ready: bool) -> int:
         now_s = time.monotonic()

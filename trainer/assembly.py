@@ -198,6 +198,7 @@ def _build_rounds(
         waits=waits,
         stop_requested=lambda: stop.requested,
         generators=stream.watch,
+        device_busy=trainers.device_busy,
     )
 
 

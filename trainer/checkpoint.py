@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from online_synclr.config import Config, ConfigError, resolved_yaml
+from online_synclr.run_folder import INCARNATION_NAME
 from trainer import checkpoint_files
 from trainer.checkpoint_reading import as_bytes, as_tensor, read_everywhere
 from trainer.collectives import gather_bytes
@@ -23,6 +24,7 @@ from trainer.step import TrainStep
 from trainer.totals import Totals
 
 FORMAT = 1
+CONFIG_NAME = "config.yaml"
 
 
 class RankState(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,11 +54,13 @@ def save(
     intake: Intake,
     trainers: Trainers,
     totals: Totals | None,
+    incarnation: int,
 ) -> Path | None:
     """Save after `step` steps; every trainer calls it. Trainer 0 gets the path, others None.
 
     Args:
         totals: on trainer 0, the run's counts so far; None elsewhere.
+        incarnation: of this attempt; a run that starts from the checkpoint takes a higher one.
 
     Raises:
         OSError: the disk is full or gone; older checkpoints are as before.
@@ -77,7 +81,8 @@ def save(
         "ranks": [as_tensor(rank) for rank in ranks],
         "totals": as_tensor(totals.encode()),
     }
-    path = checkpoint_files.write_checkpoint(folder, step, state, config_yaml)
+    texts = {CONFIG_NAME: config_yaml, INCARNATION_NAME: f"{incarnation}\n"}
+    path = checkpoint_files.write_checkpoint(folder, step, state, texts)
     checkpoint_files.prune(folder, config.trainer.checkpoint.keep)
     return path
 

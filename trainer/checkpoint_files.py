@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -21,13 +21,14 @@ import torch
 from online_synclr.config import ConfigError
 
 FILE_NAME = "checkpoint.pt"
-CONFIG_NAME = "config.yaml"
 _COMPLETE = re.compile(r"step_(\d{8,})")
 _PARTIAL = re.compile(r"\.step_\d{8,}\.\d+\.tmp")
 
 
-def write_checkpoint(folder: Path, step: int, state: dict[str, Any], config_yaml: str) -> Path:
-    """Write one checkpoint and return its folder.
+def write_checkpoint(
+    folder: Path, step: int, state: dict[str, Any], texts: Mapping[str, str]
+) -> Path:
+    """Write one checkpoint, with `texts` (by file name) beside it, and return its folder.
 
     A crash at any moment leaves either no checkpoint of this step or a complete one: the files and
     their folder are synced before the rename, the parent after it. A complete one of the same step
@@ -45,8 +46,9 @@ def write_checkpoint(folder: Path, step: int, state: dict[str, Any], config_yaml
     partial.mkdir()
     with _synced(partial / FILE_NAME) as handle:
         _save(state, handle)
-    with _synced(partial / CONFIG_NAME) as handle:
-        handle.write(config_yaml.encode())
+    for name, text in texts.items():
+        with _synced(partial / name) as handle:
+            handle.write(text.encode())
     _sync_folder(partial)
     if final.exists():
         shutil.rmtree(final)

@@ -37,7 +37,7 @@ def summarise(
         ending: how this attempt ended.
         merged: collected after the generators had said goodbye.
         before, totals: what earlier attempts counted, and the same with this one.
-        figures: rates and waits of this attempt.
+        figures: rates and waits of this attempt, stopped after its last step.
     """
     intake = merged.intake
     waits = figures.generator_waits()
@@ -57,9 +57,9 @@ def summarise(
         trainer_images_per_s=figures.whole_per_s("unique_images"),
         trainer_image_uses_per_s=figures.whole_per_s("image_uses"),
         generator_images_per_s=figures.whole_per_s("images_rendered"),
-        trainer_wait_fraction=sum(merged.waits.values()),
+        trainer_wait_fraction=sum(figures.trainer_waits.values()),
         generator_wait_fraction=waits[metrics.WAIT_CAPTIONS] + waits[metrics.WAIT_CREDITS],
-        trainer_waits=merged.waits,
+        trainer_waits=figures.trainer_waits,
         generator_waits={
             "captions": waits[metrics.WAIT_CAPTIONS],
             "credits": waits[metrics.WAIT_CREDITS],

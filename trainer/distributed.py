@@ -38,6 +38,10 @@ class Trainers:
         """Whether this trainer writes the run folder."""
         return self.index == 0
 
+    def device_busy(self) -> bool:
+        """Whether work that was queued on the device is still being computed; never on CPU."""
+        return self.device.type == "cuda" and not torch.cuda.current_stream(self.device).query()
+
     def close(self) -> None:
         """Leave the groups. Called once no collective is under way."""
         if self.device_group is not None:

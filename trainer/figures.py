@@ -36,11 +36,18 @@ class Figures:
         self, config: Config, before: Totals, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._images_per_group = config.images_per_group
+        self._temperatures = {
+            metrics.OPTIM_TEMPERATURE: config.trainer.contrastive.temperature,
+            metrics.OPTIM_STUDENT_TEMPERATURE: config.trainer.mim.student_temperature,
+        }
         self._before = before
         self._clock = clock
         self._board = RateBoard()
         self._start_s = clock()
+        self._stop_s: float | None = None
         self._base: dict[str, float] = {}
+        self.trainer_waits: dict[str, float] = {}
+        """Share of the trainers' time by cause, from the first step to the last figures noted."""
         self._heard_since_s: dict[str, float] = {}
 
     def start(self, merged: Merged, step: int) -> None:
@@ -49,6 +56,11 @@ class Figures:
         self._start_s = self._clock()
         counters = (*_GENERATOR_COUNTERS, "unique_images", "image_uses", "steps")
         self._base = {name: self._board.total(name) for name in counters}
+
+    def stop(self, merged: Merged, step: int) -> None:
+        """The last step is done: goodbyes, a checkpoint and kNN are no part of rates and waits."""
+        self._note(merged, step)
+        self._stop_s = self._clock()
 
     def metrics(self, merged: Merged, step: int, settings: StepSettings) -> dict[str, float]:
         """Every metric after `step` steps, of which the last one used `settings`."""
@@ -60,12 +72,13 @@ class Figures:
             **_pool(merged),
             **self._captions(merged),
             **_optimizer(merged, settings, self._before),
+            **self._temperatures,
             **_machines(merged, self._before),
         }
 
     def whole_per_s(self, counter: str) -> float:
         """Mean rate of a counter since the first step, over all its owners."""
-        elapsed_s = self._clock() - self._start_s
+        elapsed_s = self._now_s() - self._start_s
         return self._since_start(counter) / elapsed_s if elapsed_s > 0 else 0.0
 
     def generator_waits(self) -> dict[str, float]:
@@ -73,7 +86,7 @@ class Figures:
 
         Time is taken from this trainer's clock: a STATUS mixes readings of several moments.
         """
-        now_s = self._clock()
+        now_s = self._now_s()
         elapsed_s = sum(now_s - max(self._start_s, s) for s in self._heard_since_s.values())
         if elapsed_s <= 0:
             return dict.fromkeys(_GENERATOR_WAITS, 0.0)
@@ -86,11 +99,15 @@ class Figures:
         """Each generator's part of the images rendered."""
         return self._board.shares("images_rendered")
 
+    def _now_s(self) -> float:
+        return self._clock() if self._stop_s is None else self._stop_s
+
     def _since_start(self, counter: str) -> float:
         return self._board.total(counter) - self._base.get(counter, 0.0)
 
     def _note(self, merged: Merged, step: int) -> None:
         now_s = self._clock()
+        self.trainer_waits = dict(merged.waits)
         for generator in merged.generators:
             self._heard_since_s.setdefault(generator.generator_id, now_s)
             for counter in _GENERATOR_COUNTERS:

@@ -13,6 +13,7 @@ from online_synclr.stream.errors import StreamError
 from trainer.assembly import Built, StreamEnd
 from trainer.closing import Ending, summarise
 from trainer.report import Merged
+from trainer.step_meter import DivergedLossError
 from trainer.stop import StopRequest
 from trainer.vote import Decision, StopCause
 
@@ -26,10 +27,37 @@ def leave(built: Built, stream: StreamEnd, stop: StopRequest, stopped_by: Decisi
     if stopped_by is not None and cause in (StopCause.EXHAUSTED, StopCause.FAILED):
         ended_by = _say_why(built, stream, stopped_by)
     stream.receiver.announce_end(ended_by)
+    _stop_figures(built)
     saved = _take_leave(built, stream, stop, cause)
     merged = built.parts.reporter.collect()
-    _summarise(built, merged, ended_by, measure=cause in (None, StopCause.EXHAUSTED))
-    return 0 if saved and cause in (None, StopCause.REQUESTED) else 1
+    balanced = _summarise(built, merged, ended_by, measure=cause in (None, StopCause.EXHAUSTED))
+    return 0 if saved and balanced and cause in (None, StopCause.REQUESTED) else 1
+
+
+def leave_diverged(built: Built, stream: StreamEnd, error: DivergedLossError) -> int:
+    """End the attempt on every trainer without a checkpoint; returns the exit code.
+
+    All trainers come here after the same step. The checkpoints before the trouble stay the newest,
+    so that the run can be continued from them with other settings.
+    """
+    ended_by = f"the loss diverged; {error}"
+    if built.parts.first is not None:
+        print(
+            f"online_synclr: stopped after {built.loop.step} steps: {error}",
+            file=sys.stderr,
+            flush=True,
+        )
+    stream.receiver.announce_end(ended_by)
+    _stop_figures(built)
+    _drain(built, stream, built.parts.config.generators.goodbye_s)
+    _summarise(built, built.parts.reporter.collect(), ended_by, measure=False)
+    return 1
+
+
+def _stop_figures(built: Built) -> None:
+    merged = built.parts.reporter.collect()
+    if built.parts.first is not None:
+        built.parts.first.figures.stop(merged, built.loop.step)
 
 
 def _say_why(built: Built, stream: StreamEnd, decision: Decision) -> str:
@@ -74,10 +102,11 @@ def _drain(built: Built, stream: StreamEnd, timeout_s: float) -> None:
         print(f"online_synclr: {error}", file=sys.stderr, flush=True)
 
 
-def _summarise(built: Built, merged: Merged, ended_by: str, *, measure: bool) -> None:
+def _summarise(built: Built, merged: Merged, ended_by: str, *, measure: bool) -> bool:
+    """Write and show what the run did; whether its counts add up."""
     parts, loop = built.parts, built.loop
     if parts.first is None or built.monitor is None:
-        return
+        return True
     totals = parts.writer.totals(merged)
     knn_after = parts.first.measure_knn(loop.step) if measure else None
     ending = Ending(
@@ -96,6 +125,7 @@ def _summarise(built: Built, merged: Merged, ended_by: str, *, measure: bool) ->
         figures=parts.first.figures,
     )
     built.monitor.log_summary(summary)
+    return not summary.check_identities()
 
 
 def _final_loss(logged: float | None, merged: Merged) -> float | None:

@@ -10,9 +10,9 @@ import sys
 
 from online_synclr.config import Config
 from online_synclr.stream.errors import StreamError
-from trainer.assembly import Built, build_loop, start_stream
+from trainer.assembly import Built, StreamEnd, build_loop, start_stream
 from trainer.distributed import join_trainers
-from trainer.leaving import leave
+from trainer.leaving import leave, leave_diverged
 from trainer.role import TrainerRole
 from trainer.step_meter import DivergedLossError
 from trainer.stop import StopRequest, stop_on_signals
@@ -24,7 +24,8 @@ def run_trainer(config: Config, role: TrainerRole) -> int:
     """Play a trainer's part until the run is over; returns the process's exit code.
 
     0: all steps are done, or a stop was asked for (the run can be continued). 1: no generator is
-    left, the loss diverged, or the stream failed; one line on standard error says which.
+    left, the loss diverged, or the stream failed, and one line on standard error says which; or the
+    summary's counts do not add up, and its text says which.
 
     Raises:
         ConfigError: a setting turned out wrong when models, data or checkpoints were opened.
@@ -32,7 +33,7 @@ def run_trainer(config: Config, role: TrainerRole) -> int:
     with stop_on_signals(config.run.grace_s) as stop:
         try:
             return _run(config, role, stop)
-        except (StreamError, DivergedLossError) as error:
+        except StreamError as error:
             print(f"online_synclr: trainer {role.trainer_index}: {error}", file=sys.stderr)
             return 1
 
@@ -44,8 +45,7 @@ def _run(config: Config, role: TrainerRole, stop: StopRequest) -> int:
         built = build_loop(config, role, trainers, stream, stop)
         try:
             measure_before(built)
-            stopped_by = built.loop.run()
-            code = leave(built, stream, stop, stopped_by)
+            code = _train(built, stream, stop)
         finally:
             if built.monitor is not None:
                 built.monitor.close()
@@ -56,8 +56,21 @@ def _run(config: Config, role: TrainerRole, stop: StopRequest) -> int:
     return code
 
 
+def _train(built: Built, stream: StreamEnd, stop: StopRequest) -> int:
+    try:
+        return leave(built, stream, stop, built.loop.run())
+    except DivergedLossError as error:
+        return leave_diverged(built, stream, error)
+
+
 def measure_before(built: Built) -> None:
     """A new run's kNN accuracy before its first step, on trainer 0, while groups arrive."""
     first, writer = built.parts.first, built.parts.writer
+    steps, folder = built.parts.config.trainer.steps, built.parts.role.folder.root
+    if first is not None and built.restored.step >= steps:
+        first.say(
+            f"{folder} holds a finished run ({built.restored.step} of {steps} steps): nothing to "
+            "train; raise trainer.steps or name another run.dir"
+        )
     if first is not None and built.restored.step == 0:
         writer.knn_before = first.measure_knn(0)

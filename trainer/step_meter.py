@@ -64,11 +64,13 @@ class StepMeter:
         """Wait for the device and return the window's means.
 
         Raises:
-            DivergedLossError: the last `MAX_CONSECUTIVE` steps or more were not finite.
+            DivergedLossError: the last `MAX_CONSECUTIVE` steps or more were not finite. Said once:
+                their count starts again, so that the run's figures can be read afterwards.
         """
         counts = torch.stack([self._num_finite, self._non_finite, self._consecutive])
         *sums, num_finite, non_finite, consecutive = torch.cat([self._sums, counts]).tolist()
         if consecutive >= MAX_CONSECUTIVE:
+            self._consecutive.zero_()
             raise DivergedLossError(
                 f"the last {consecutive:.0f} steps had a loss or gradient that is not finite; "
                 "lower trainer.optimizer.peak_lr or set trainer.precision=fp32."

@@ -76,6 +76,7 @@ class CheckpointWriter:
                 intake=self._intake,
                 trainers=self._trainers,
                 totals=self.totals(merged) if self._trainers.is_first else None,
+                incarnation=self._role.incarnation,
             )
         except OSError as error:
             self._say(f"the checkpoint of step {step} could not be written: {error}")

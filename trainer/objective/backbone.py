@@ -5,7 +5,7 @@ Shapes: N images of H x W pixels, T = (H / patch) * (W / patch) tokens, E embedd
 
 import timm
 import torch
-from timm.models import VisionTransformer
+from timm.models import VisionTransformer, checkpoint_seq
 from torch import nn
 
 from online_synclr.config.schema import TrainerConfig
@@ -17,9 +17,12 @@ MASK_TOKEN_STD = 0.02
 class Backbone(nn.Module):
     """A timm ViT that takes images of several sizes; positions are interpolated for the others."""
 
-    def __init__(self, vit: VisionTransformer, *, mask_token: bool) -> None:
+    def __init__(
+        self, vit: VisionTransformer, *, mask_token: bool, recompute_blocks: bool = False
+    ) -> None:
         super().__init__()
         self.vit = vit
+        self.recompute_blocks = recompute_blocks
         self.mask_token: nn.Parameter | None = None
         if mask_token:
             self.mask_token = nn.Parameter(torch.empty(vit.embed_dim))
@@ -59,8 +62,14 @@ class Backbone(nn.Module):
             tokens_NHWE = torch.where(mask_NHW1, self.mask_token.to(tokens_NHWE.dtype), tokens_NHWE)
         tokens = self.vit.norm_pre(self.vit.patch_drop(self.vit._pos_embed(tokens_NHWE)))
         # One of the two norms is an identity: some models call their last norm fc_norm.
-        tokens = self.vit.fc_norm(self.vit.norm(self.vit.blocks(tokens)))
+        tokens = self.vit.fc_norm(self.vit.norm(self._blocks(tokens)))
         return tokens[:, 0], tokens[:, self.vit.num_prefix_tokens :]
+
+    def _blocks(self, tokens: torch.Tensor) -> torch.Tensor:
+        if self.recompute_blocks and torch.is_grad_enabled():
+            # It keeps the random state of drop path, so that both passes drop the same paths.
+            return checkpoint_seq(self.vit.blocks, tokens)
+        return self.vit.blocks(tokens)
 
     def forward(self, images_N3HW: torch.Tensor) -> torch.Tensor:
         """Class tokens (N, E): what evaluation reads."""
@@ -71,7 +80,7 @@ def build_backbone(trainer: TrainerConfig, *, drop_path: float, mask_token: bool
     """Create the ViT of the settings.
 
     Args:
-        trainer: `backbone`, `backbone_args`, `pretrained` and `crops` are read.
+        trainer: `backbone`, `backbone_args`, `pretrained`, `recompute_blocks` and `crops` are read.
         drop_path: stochastic depth; 0 for the teacher.
         mask_token: whether it will be given masks.
 
@@ -88,7 +97,7 @@ def build_backbone(trainer: TrainerConfig, *, drop_path: float, mask_token: bool
             f"trainer.backbone: {trainer.backbone} is not a ViT with a class token; "
             "take one of timm's vit_* models"
         )
-    backbone = Backbone(vit, mask_token=mask_token)
+    backbone = Backbone(vit, mask_token=mask_token, recompute_blocks=trainer.recompute_blocks)
     _check_sides(trainer, backbone.patch_px)
     return backbone
 

@@ -1,4 +1,7 @@
-"""Which precision the networks run in; the losses are float32 throughout."""
+"""Which precision the networks run in.
+
+The losses are float32, but for the products with MIM's prototypes, the largest there are.
+"""
 
 from typing import Literal
 
