@@ -146,6 +146,7 @@ reproduced them yet.
 
     python -m recipes.embedded_image_model --config recipes/embedded_image_model/config.yaml
 
+It needs `make install-test` and npm.
 Every stage keeps its output in `{config.work}` and is skipped when that is there.
 `--quick` runs all of them in a few minutes at a size that draws nothing useful.
 """

@@ -96,7 +96,9 @@ def setting(parallel: int) -> str:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "diffusers"))
+    versions = ", ".join(
+        f"{name} {version(name)}" for name in ("torch", "timm", "diffusers", "transformers")
+    )
     cores = "each run on half of the cores" if parallel > 1 else "one run at a time"
     return (
         f"Taken with {versions}, Python {platform.python_version()}, on two CPU cores, {cores}, at "
