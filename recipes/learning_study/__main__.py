@@ -7,7 +7,6 @@ concept classifier that the image model's recipe trains on real compositions.
 
 import argparse
 import platform
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -40,7 +39,7 @@ def main() -> None:
 
 
 def write_report(outcomes: list[Outcome], baselines: report.Baselines, parallel: int) -> None:
-    """docs/study.md from its hand-written head and the figures."""
+    """docs/study.md from its hand-written head and notes and the figures between them."""
     report.write_json(DOCS / "study.json", outcomes, baselines)
     report.plot(DOCS / "images" / "study.png", outcomes, baselines)
     head = Path(__file__).with_name("head.md").read_text()
@@ -50,7 +49,8 @@ def write_report(outcomes: list[Outcome], baselines: report.Baselines, parallel:
         report.reading(outcomes, baselines),
         "![kNN accuracy over steps](images/study.png)",
         report.details(outcomes),
-        setting(parallel),
+        setting(outcomes, parallel),
+        Path(__file__).with_name("notes.md").read_text().rstrip(),
     ]
     (DOCS / "study.md").write_text("\n\n".join(parts) + "\n")
 
@@ -91,18 +91,16 @@ def _judge_features(weights: Path, images_N3SS: "torch.Tensor") -> "torch.Tensor
         return judge.eval().features(images_N3SS.float() / 255)
 
 
-def setting(parallel: int) -> str:
+def setting(outcomes: list[Outcome], parallel: int) -> str:
     """Where and with what the figures were taken."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    commits = ", ".join(sorted({outcome.commit for outcome in outcomes}))
     versions = ", ".join(
         f"{name} {version(name)}" for name in ("torch", "timm", "diffusers", "transformers")
     )
     cores = "each run on half of the cores" if parallel > 1 else "one run at a time"
     return (
         f"Taken with {versions}, Python {platform.python_version()}, on two CPU cores, {cores}, at "
-        f"commit {commit}: `python -m recipes.learning_study --parallel {parallel}`. "
+        f"commit {commits}: `python -m recipes.learning_study --parallel {parallel}`. "
         "All figures: [study.json](study.json)."
     )
 

@@ -28,6 +28,7 @@ class Outcome:
     knn_after: float
     distinct_captions: int
     images_rendered: int
+    commit: str
     curve: list[tuple[int, float]]
 
 
@@ -45,6 +46,7 @@ def run_arm(arm: str, seed: int, folder: Path, overrides: Sequence[str]) -> Outc
 
 def _launch(run_dir: Path, seed: int, shuffled: bool, overrides: Sequence[str]) -> None:
     run_dir.parent.mkdir(parents=True, exist_ok=True)
+    run_dir.with_suffix(".commit").write_text(_commit() + "\n")
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
         *("-m", "online_synclr", "--config", str(CONFIG), f"run.dir={run_dir}"),
@@ -53,6 +55,11 @@ def _launch(run_dir: Path, seed: int, shuffled: bool, overrides: Sequence[str]) 
     ]
     with run_dir.with_suffix(".log").open("w") as log:
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def read_outcome(run_dir: Path, arm: str, seed: int) -> Outcome:
@@ -68,5 +75,6 @@ def read_outcome(run_dir: Path, arm: str, seed: int) -> Outcome:
         knn_after=summary["knn_after"],
         distinct_captions=summary["distinct_captions"],
         images_rendered=summary["images_rendered"],
+        commit=run_dir.with_suffix(".commit").read_text().strip(),
         curve=[(row["step"], row["knn/accuracy"]) for row in rows if "knn/accuracy" in row],
     )
