@@ -22,9 +22,8 @@ from online_synclr.launch import check_concept_bank
 from online_synclr.paths import CONFIGS_DIR
 from online_synclr.topology import (
     RankEnv,
-    check_gpu_sharing,
+    check_gpus,
     check_roster,
-    check_server_device,
     node_split,
     planned_roster,
 )
@@ -136,10 +135,7 @@ def _dry_run(config: Config, env: RankEnv) -> int:
         num_gpus=num_gpus,
     )
     check_roster(roster, config)
-    split = node_split(config, env.local_world_size)
-    check_gpu_sharing(split, num_gpus)
-    if split.generators:
-        check_server_device(config, num_gpus)
+    check_gpus(config, node_split(config, env.local_world_size), num_gpus)
     check_concept_bank(config)
     if env.rank == 0:
         print(resolved_yaml(config))

@@ -13,9 +13,8 @@ from online_synclr.topology import (
     Member,
     RankEnv,
     Roster,
-    check_gpu_sharing,
+    check_gpus,
     check_roster,
-    check_server_device,
     gpu_of,
     node_split,
 )
@@ -45,9 +44,7 @@ def run_rank(config: Config, env: RankEnv, launch_time: float) -> int:
     if role == "generator":
         _check_generator(config, spokesman=env.local_rank == split.trainers)
     num_gpus = _num_gpus(config)
-    check_gpu_sharing(split, num_gpus)
-    if split.generators:
-        check_server_device(config, num_gpus)
+    check_gpus(config, split, num_gpus)
     gpu = gpu_of(env.local_rank, num_gpus)
     try:
         rendezvous = Rendezvous.join(env)

@@ -105,12 +105,18 @@ def gpu_of(local_rank: int, num_gpus: int) -> int | None:
     return local_rank % num_gpus if num_gpus else None
 
 
-def check_gpu_sharing(split: Split, num_gpus: int) -> None:
-    """Refuse two NCCL trainers on one GPU.
+def check_gpus(config: Config, split: Split, num_gpus: int) -> None:
+    """Refuse what a node's GPUs cannot be asked for; without any, all is computed on the CPU.
 
     Raises:
-        ConfigError: the node has more trainers than GPUs.
+        ConfigError: two NCCL trainers on one GPU, or a caption server on one that is not there.
     """
+    _check_gpu_sharing(split, num_gpus)
+    if split.generators:
+        _check_server_device(config, num_gpus)
+
+
+def _check_gpu_sharing(split: Split, num_gpus: int) -> None:
     if num_gpus and split.trainers > num_gpus:
         raise ConfigError(
             f"topology.trainers={split.trainers} but this node has {num_gpus} GPU"
@@ -119,12 +125,7 @@ def check_gpu_sharing(split: Split, num_gpus: int) -> None:
         )
 
 
-def check_server_device(config: Config, num_gpus: int) -> None:
-    """Refuse a caption server on a GPU that the node does not have.
-
-    Raises:
-        ConfigError: `captions.vllm.server_device` is none of the node's.
-    """
+def _check_server_device(config: Config, num_gpus: int) -> None:
     gpu = config.captions.vllm.server_device
     if config.captions.server == "per_node" and num_gpus and gpu is not None and gpu >= num_gpus:
         raise ConfigError(

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 
-diffusers = pytest.importorskip("diffusers")
-
-FOLDER = Path(__file__).parents[1] / "generators" / "embedded_image_model"
-
-pytestmark = pytest.mark.skipif(
-    not (FOLDER / "model_index.json").exists(), reason="the weights are not in this checkout"
-)
+from online_synclr.paths import EMBEDDED_IMAGE_MODEL_DIR as FOLDER
 
 
 @pytest.fixture(scope="module")

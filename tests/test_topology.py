@@ -9,9 +9,8 @@ from online_synclr.topology import (
     RankEnv,
     Roster,
     Split,
-    check_gpu_sharing,
+    check_gpus,
     check_roster,
-    check_server_device,
     gpu_of,
     node_split,
     planned_roster,
@@ -62,19 +61,21 @@ def test_lowest_local_ranks_train() -> None:
 def test_gpus_wrap_round_and_two_trainers_never_share() -> None:
     assert [gpu_of(rank, 2) for rank in range(4)] == [0, 1, 0, 1]
     assert gpu_of(3, 0) is None
-    check_gpu_sharing(Split(trainers=1, generators=3), num_gpus=1)
+    check_gpus(Config(), Split(trainers=1, generators=3), num_gpus=1)
     with pytest.raises(ConfigError, match="cannot share"):
-        check_gpu_sharing(Split(trainers=2, generators=1), num_gpus=1)
+        check_gpus(Config(), Split(trainers=2, generators=1), num_gpus=1)
 
 
 @pytest.mark.parametrize(("server_device", "num_gpus"), [(7, 8), (None, 8), (9, 0)])
 def test_a_server_may_have_any_gpu_of_its_node(server_device: int | None, num_gpus: int) -> None:
-    check_server_device(config_with_server(server_device), num_gpus)
+    split = Split(trainers=1, generators=1)
+    check_gpus(config_with_server(server_device), split, num_gpus)
+    check_gpus(config_with_server(99), Split(trainers=1, generators=0), num_gpus)
 
 
 def test_a_server_on_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"server_device=8 .*GPUs are 0 to 7"):
-        check_server_device(config_with_server(8), num_gpus=8)
+        check_gpus(config_with_server(8), Split(trainers=1, generators=1), num_gpus=8)
 
 
 def config_with_server(server_device: int | None) -> Config:

@@ -309,7 +309,7 @@ class TrainerConfig(Section):
     recompute_blocks: bool = Field(
         False,
         description="Keep only each block's input and compute the rest again in the backward pass: "
-        "about a third more work, a tenth of the memory.",
+        "about a quarter more work; of ViT-B 3.6 kB a token and block are kept instead of 46.",
     )
     crops: CropsConfig = Field(default_factory=CropsConfig)
     augment: AugmentConfig = Field(default_factory=AugmentConfig)

@@ -32,8 +32,8 @@ def full_precision(device: torch.device) -> torch.autocast:
 def unfuse_slow_attention(network: nn.Module, precision: Precision, device: torch.device) -> None:
     """Let timm compute attention step by step where torch's fused kernel is the slower way.
 
-    On CPUs its backward pass in bf16 takes as long as half of all else in a step (torch 2.13), and
-    makes bf16 hardly faster than float32; the outcome is the same.
+    On CPUs its backward pass in bf16 takes nearly half of a small ViT's step (torch 2.13; see
+    docs/log.md) and eats most of what bf16 wins; the outcome is the same.
     """
     if device.type != "cpu" or not computes_in_bf16(precision, device):
         return
