@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -12,9 +13,24 @@ import torch
 pytest.importorskip("resvg_py")
 pytest.importorskip("diffusers")
 
-from recipes.embedded_image_model import atlas, backgrounds, captions, colours, config, prompts
+from generators.concepts import ConceptBank
+from recipes.embedded_image_model import (
+    atlas,
+    backgrounds,
+    bank,
+    captions,
+    codes,
+    colours,
+    config,
+    evaluate,
+    latents,
+    text_encoder,
+    training,
+    work_folder,
+)
 from recipes.embedded_image_model.compose import PLACES, Composer, Wish
-from recipes.embedded_image_model.concepts import CONCEPTS, NAMES
+from recipes.embedded_image_model.concepts import CONCEPTS, NAMES, OFFERED, mentions, plural_of
+from recipes.embedded_image_model.judge import Judge
 
 ROOT = Path(__file__).parents[1]
 SVG = (
@@ -100,58 +116,254 @@ def test_every_template_caption_names_its_concept() -> None:
     for _ in range(500):
         concept = rng.randrange(len(CONCEPTS))
         draft = captions.template_draft(concept, rng, pair_share=0.2)
-        assert prompts.names(concept, draft.finish(0)), draft
+        assert concept in {found.concept for found in mentions(draft.finish(0))}, draft
         assert "{" not in draft.finish(-1)
         assert "  " not in draft.finish(-1)
 
 
+def _wish(concept: str, caption: str, background: str | None = None) -> Wish:
+    draft = captions.free_draft(concept, caption, background)
+    assert draft is not None
+    return draft.wish
+
+
+def _background(wish: Wish) -> str | None:
+    return None if wish.background is None else backgrounds.BACKGROUNDS[wish.background].phrase
+
+
 def test_reading_a_free_caption() -> None:
-    fox, tree = NAMES.index("fox"), NAMES.index("pine tree")
-    wish = captions.free_draft(fox, "a small red fox next to a pine tree in the snow", None).wish
-    assert wish.second == tree
+    wish = _wish("fox", "a small red fox next to a pine tree in the snow")
+    assert wish.second == NAMES.index("pine tree")
     assert wish.place == "side"
-    assert backgrounds.BACKGROUNDS[wish.background or 0].phrase == "snowy field"
-    wish = captions.free_draft(fox, "a tiny fox on a pink background", None).wish
-    assert backgrounds.BACKGROUNDS[wish.background or 0].phrase == "pink background"
+    assert wish.colour == colours.NAMES.index("red")
+    assert _background(wish) == "snowy field"
+    wish = _wish("fox", "a tiny fox on a pink background")
+    assert _background(wish) == "pink background"
     assert wish.size == "small"
     assert wish.colour is None
-    assert captions.free_draft(fox, "a fox reading the paper", 3).wish.background is None
+    assert _wish("fox", "a fox reading the paper", "sandy beach").background is None
 
 
-def test_trimming_an_answer() -> None:
-    fox = NAMES.index("fox")
-    assert prompts.trim(" a fox in the grass\ncat => a cat", fox, max_words=24) == (
-        "a fox in the grass"
-    )
-    assert prompts.trim(" a cat in the grass", fox, max_words=24) is None
-    assert prompts.trim(" a fox" + " and" * 30, fox, max_words=24) is None
+@pytest.mark.parametrize(
+    ("caption", "phrase"),
+    [
+        ("a crab on the beach at sunset", "beach at sunset"),
+        ("a fox on a rainbow gradient", "rainbow gradient"),
+        ("an owl under the stars", "night sky"),
+        ("a cat on a blurred background", None),
+        ("a wooden castle", None),
+        ("a striped zebra", None),
+        ("an ice cream cone", None),
+        ("a full moon", None),
+    ],
+)
+def test_what_counts_as_a_background(caption: str, phrase: str | None) -> None:
+    wish = _wish("fox", caption)
+    assert _background(wish) == phrase
+    assert wish.second is None
 
 
-def test_prompt_files_are_long_enough() -> None:
-    folder = ROOT / "configs/prompts/embedded"
+def test_every_wording_of_a_background_is_read_as_it_is_taught() -> None:
+    for kind, background in enumerate(backgrounds.BACKGROUNDS):
+        for wording in background.wordings:
+            assert _wish("fox", f"a fox {wording}") == Wish(
+                concept=NAMES.index("fox"), background=kind
+            ), wording
+
+
+def test_no_word_of_the_templates_names_a_thing() -> None:
+    words = (*captions.FILLERS, *captions.VERBS, *captions.SMALL, *captions.LARGE, *colours.NAMES)
+    assert [word for word in words if list(mentions(word))] == []
+
+
+def test_a_caption_is_about_what_it_names_first() -> None:
+    wish = _wish("snowman", "a brown bear watching the snowman")
+    assert (wish.concept, wish.second) == (NAMES.index("bear"), NAMES.index("snowman"))
+    assert captions.free_draft("glasses", "a jug of something blue", None) is None
+
+
+def test_size_and_colour_are_those_of_the_thing() -> None:
+    assert _wish("fish", "a fish swimming in a big blue ocean").size is None
+    assert _wish("frog", "a frog with a big smile").size is None
+    assert _wish("dog", "a big brown dog").size == "large"
+
+
+def test_several_are_two_wherever_they_are_named() -> None:
+    cat = NAMES.index("cat")
+    assert _wish("cat", "some cats in the snow").second == cat
+    assert _wish("cat", "one cat").second is None
+    assert _wish("scissors", "the scissors").second is None
+    rng = random.Random(0)
+    for _ in range(2000):
+        draft = captions.template_draft(cat, rng, pair_share=0)
+        several = next(m for m in mentions(draft.finish(0)) if m.concept == cat).several
+        assert (draft.wish.second == cat) == several, draft
+
+
+@pytest.mark.parametrize(
+    ("noun", "plural"),
+    [
+        ("wolf", "wolves"), ("maple leaf", "maple leaves"), ("bus", "buses"), ("peach", "peaches"),
+        ("butterfly", "butterflies"), ("key", "keys"), ("scissors", "scissors"),
+        ("hourglass", "hourglasses"), ("sheep", "sheep"),
+    ],
+)  # fmt: skip
+def test_plurals(noun: str, plural: str) -> None:
+    assert plural_of(noun) == plural
+
+
+def test_longer_names_go_before_shorter_ones() -> None:
+    found = [NAMES[m.concept] for m in mentions("A hot dog, two fire trucks and a dog")]
+    assert found == ["hot dog", "fire truck", "dog"]
+
+
+def test_every_word_names_one_concept() -> None:
+    assert len(set(NAMES)) == len(NAMES)
+    for index, concept in enumerate(CONCEPTS):
+        for word in concept.words:
+            assert [m.concept for m in mentions(f"the {word} there")] == [index], word
+
+
+def test_a_work_folder_belongs_to_its_settings(tmp_path: Path) -> None:
+    made = config.Config(work=str(tmp_path / "work"))
+    work_folder.claim(made)
+    work_folder.claim(made)
+    other = dataclasses.replace(made, text=config.TextConfig(width=96))
+    with pytest.raises(ValueError, match="network shapes"):
+        work_folder.claim(other)
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "atlas.pt").touch()
+    with pytest.raises(ValueError, match="older version"):
+        work_folder.claim(config.Config(work=str(old)))
+
+
+def test_prompt_examples_name_what_the_model_draws() -> None:
+    loaded = ConceptBank.load(ROOT / "configs/concepts/embedded.yaml")
     for name, least in (("concept", 30), ("concept_background", 30), ("concept_relation", 20)):
-        template = prompts.read(name, folder)
-        assert len(template.examples) >= least
-        assert template.instruction.endswith(".")
-        for example in template.examples:
-            query, caption = example.split(" => ")
-            thing = query.split(",")[0]
-            assert thing in NAMES
-            assert prompts.names(NAMES.index(thing), caption), example
-    used = {line.split(", ")[1].split(" =>")[0] for line in template.examples}
-    assert used == set(prompts.RELATIONS)
+        examples = loaded.prompts[name].examples  # type: ignore[index]
+        assert len(examples) >= least
+        for example in examples:
+            concept = NAMES.index(example.inputs.split(",")[0])
+            assert concept in {found.concept for found in mentions(example.caption)}, example
+    used = {example.inputs.split(", ")[1] for example in examples}
+    assert used == set(loaded.relations)
 
 
-def test_concept_bank_is_what_the_model_draws() -> None:
+def test_the_bank_that_the_recipe_writes(tmp_path: Path) -> None:
+    loaded = ConceptBank.load(bank.write_apart(tmp_path))
+    concepts = {concept.name: concept for concept in loaded.sources[0].concepts}
+    assert list(concepts) == [NAMES[index] for index in OFFERED]
+    assert len(concepts) >= 150
+    assert "kitten" in concepts["cat"].aliases
+    assert loaded.backgrounds["embedded"] == tuple(b.phrase for b in backgrounds.BACKGROUNDS)
+
+
+def test_the_shipped_bank_holds_known_concepts() -> None:
     lines = (ROOT / "configs/concepts/embedded.tsv").read_text(encoding="utf-8").splitlines()
-    rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
-    assert tuple(row[0] for row in rows) == NAMES
-    for row, concept in zip(rows, CONCEPTS, strict=True):
-        assert row[1] == "embedded"
-        assert {concept.name, *row[2].split("|")} == set(concept.words)
-    phrases = (ROOT / "configs/backgrounds/embedded.txt").read_text(encoding="utf-8").split("\n")
-    assert [p for p in phrases if p] == [kind.phrase for kind in backgrounds.BACKGROUNDS]
-    assert len(NAMES) >= 60
+    names = [line.split("\t")[0] for line in lines if line and not line.startswith("#")]
+    assert set(names) <= {NAMES[index] for index in OFFERED}
+
+
+def test_patches_are_cut_row_by_row() -> None:
+    image = torch.arange(16.0).view(1, 1, 4, 4).repeat_interleave(16, 2).repeat_interleave(16, 3)
+    cut = codes.patches(image)
+    assert cut.shape == (1, 16, 256)
+    assert torch.equal(cut[0, :, 0], torch.arange(16.0))
+    assert torch.equal(cut.amin(dim=2), cut.amax(dim=2))
+
+
+def test_components_keep_what_varies_most() -> None:
+    torch.manual_seed(0)
+    points = torch.randn(500, 3) * torch.tensor([1.0, 10.0, 0.1]) + 5
+    found = codes.components(points, 2)
+    centred = points - points.mean(dim=0)
+    assert torch.allclose(found[:, 0].abs(), centred[:, 1].abs(), atol=0.5)
+    assert found.std(dim=0)[0] > found.std(dim=0)[1]
+
+
+def test_answers_of_a_pair_and_of_the_empty_caption() -> None:
+    known = torch.randn(len(CONCEPTS), codes.PATCHES, codes.CODE)
+    pair = Wish(concept=1, second=2, place="above", front=False, background=3)
+    right = text_encoder.answers([pair, None], known)
+    assert torch.equal(right.codes[0, : codes.PATCHES], known[1])
+    assert torch.equal(right.codes[0, codes.PATCHES :], known[2])
+    assert right.codes[1].abs().max() == 0
+    assert right.attributes["background"].tolist() == [3, len(backgrounds.BACKGROUNDS)]
+    assert right.attributes["place"][0] != right.attributes["place"][1]
+
+
+def test_readings_say_the_colour_that_the_words_say() -> None:
+    captioner = latents.Captioner([], config.Config(), seed=0)
+    coloured = 0
+    for _ in range(300):
+        caption, wish = captioner.reading()
+        if wish is None:
+            assert caption == ""
+        elif wish.colour is not None:
+            coloured += 1
+            assert colours.NAMES[wish.colour] in caption.split()
+    assert coloured > 30
+
+
+def test_captions_kept_back_are_never_drafted() -> None:
+    seen = latents.Captioner([], config.Config(), seed=0)
+    texts = {latents.plain(seen.draft().finish(-1)) for _ in range(300)}
+    record = {"concept": "cat", "caption": "A cat on the moon.", "background": None}
+    careful = latents.Captioner(
+        [record], config.Config(), seed=0, avoid=[*texts, "a cat on the moon"]
+    )
+    assert not texts & {latents.plain(careful.draft().finish(-1)) for _ in range(300)}
+
+
+def test_the_text_encoder_learns_to_say_codes(tmp_path: Path) -> None:
+    from recipes.embedded_image_model import tokens
+
+    words = tokens.train(["a cat", "a dog"] * 50, vocabulary=300)
+    tokenizer = tokens.save(words, tmp_path / "tokenizer", positions=40)
+    settings = config.TextConfig(
+        width=32, layers=1, heads=2, positions=40, batch=16, steps=150, rate=3e-3
+    )
+    torch.manual_seed(0)
+    known = torch.randn(len(CONCEPTS), codes.PATCHES, codes.CODE)
+    texts = {NAMES.index("cat"): "a cat", NAMES.index("dog"): "a dog"}
+
+    def draw(count: int) -> tuple[torch.Tensor, text_encoder.Answers]:
+        chosen = [list(texts)[i] for i in torch.randint(2, (count,)).tolist()]
+        rows = latents.tokenise(tokenizer, [texts[index] for index in chosen])
+        return rows, text_encoder.answers([Wish(concept=index) for index in chosen], known)
+
+    reader = text_encoder.Reader(text_encoder.build(settings, tokenizer))
+    text_encoder.train(draw, reader, tmp_path, settings, seed=0)
+    rows, right = draw(16)
+    error = (reader(rows)[0] - right.codes).square().mean() / right.codes.square().mean()
+    assert error < 0.4  # the mean of the two codes leaves 0.5
+
+
+def test_a_tally_counts_concepts_backgrounds_and_spread() -> None:
+    class Sure(Judge):
+        """Sees concept 1 and background 2 in everything."""
+
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
+
+        def features(self, images_B3SS: torch.Tensor) -> torch.Tensor:
+            return images_B3SS.flatten(1)[:, :2]
+
+        def concept(self, features_BD: torch.Tensor) -> torch.Tensor:
+            return torch.eye(4)[[1] * len(features_BD)]
+
+        background = lambda self, f: torch.eye(4)[[2] * len(f)]  # noqa: E731
+
+    tally = evaluate.Tally()
+    images = torch.zeros(2, 3, 64, 64)
+    images[1, 0, 0, :2] = torch.tensor([3.0, 4.0])
+    tally.add(Sure(), images, Wish(concept=1, background=0))
+    tally.add(Sure(), images, Wish(concept=0))
+    assert tally.concept == [True, True, False, False]
+    assert tally.background == [False, False]
+    assert tally.mean_spread("features") == pytest.approx(5.0)
+    assert tally.mean_spread("pixels") == pytest.approx(5.0)
 
 
 def test_tokenizer_round_trip(tmp_path: Path) -> None:
@@ -178,6 +390,9 @@ def test_settings_are_checked(tmp_path: Path) -> None:
     wrong.write_text("unet: {stepz: 3}\n", encoding="utf-8")
     with pytest.raises(ValueError, match="stepz: unknown key"):
         config.load(wrong)
+    wrong.write_text("unet: {processes: 3}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="must divide"):
+        config.load(wrong)
     wrong.write_text("unet: {steps: many}\n", encoding="utf-8")
     with pytest.raises(ValueError, match="int expected"):
         config.load(wrong)
@@ -198,3 +413,11 @@ def test_folding_statistics_keeps_the_decoding() -> None:
     assert torch.allclose(before, after, atol=2e-2)
     assert latent.mean(dim=(0, 2, 3)).abs().max() < 0.1
     assert (latent.std(dim=(0, 2, 3)) - 1).abs().max() < 0.1
+
+
+def test_the_late_descent_of_the_learning_rate() -> None:
+    rates = [training.late_decay_rate(step, 100, 2.0, warm=10, tail=0.3) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert set(rates[9:70]) == {2.0}
+    assert rates[85] == pytest.approx(1.0)
+    assert rates[99] == pytest.approx(2.0 / 30)

@@ -2,9 +2,10 @@
 
     python -m recipes.embedded_image_model --config recipes/embedded_image_model/config.yaml
 
-Stages, each cached in the work folder and skipped when its output is there: icons, LLM captions,
-codec, text encoder and denoiser, decoder, export, judge, evaluation, texts. Stop it at any time;
-the same command goes on where it stopped.
+Stages: icons, LLM captions, codec, text encoder, denoiser, decoder, judge, export, evaluation,
+texts. Stop it at any time; the same command goes on where it stopped: what a stage has made lies in
+the work folder and is not made again, but for the last three stages, which take minutes, and for
+the judge, which starts anew when stopped half-way.
 """
 
 from __future__ import annotations
@@ -16,27 +17,28 @@ from pathlib import Path
 import torch
 
 from recipes.embedded_image_model import config as settings
-from recipes.embedded_image_model import stages
+from recipes.embedded_image_model import stages, work_folder
 
 QUICK_WORK = "runs/embedded_image_model_quick"
 
 
-def quick(config: settings.Config) -> settings.Config:
-    """The same stages at a size that takes a few minutes and draws nothing useful."""
-    work = Path(QUICK_WORK)
+def quick(config: settings.Config, work: Path) -> settings.Config:
+    """The same stages, all in `work`, in a few minutes; what comes out draws nothing useful."""
     change = dataclasses.replace
     return change(
         config,
         work=str(work),
         out=str(work / "model"),
+        configs=str(work / "configs"),
         sheet=str(work / "samples.png"),
         report=str(work / "report.md"),
         backgrounds_each=8,
         vae=change(config.vae, pool_images=512, crop_steps=40, frame_steps=10, decoder_steps=10),
+        text=change(config.text, steps=40),
         unet=change(config.unet, pool=512, steps=40),
         captions=change(config.captions, each=1, eval_each=1),
-        judge=change(config.judge, steps=60),
-        demo=change(config.demo, captions_each=1),
+        judge=change(config.judge, steps=60, folder=str(work / "judge")),
+        demo=change(config.demo, captions_each=1, steps_tried=(4,)),
     )
 
 
@@ -51,10 +53,14 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     config = settings.load(arguments.config)
-    if arguments.quick:
-        config = quick(config)
     if arguments.work:
         config = dataclasses.replace(config, work=arguments.work)
+    if arguments.quick:
+        config = quick(config, Path(arguments.work or QUICK_WORK))
+    try:
+        work_folder.claim(config)
+    except ValueError as error:
+        parser.error(str(error))
     torch.set_num_threads(config.threads)
     for name, stage in stages.STAGES.items():
         if arguments.only in (None, name):

@@ -255,13 +255,87 @@ def stripes(rng: np.random.Generator, size: int) -> np.ndarray:
     return light * (1 - inside) + dark * inside
 
 
+def beach_sunset(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A low sun over the sea, with its path on the water, and warm sand."""
+    image = _ramp(size, _rgb(rng, (0.55, 0.30, 0.55)), _rgb(rng, (1.0, 0.66, 0.32)))
+    sea, row = _horizon(rng, size, 0.38, 0.52)
+    yy, xx = np.mgrid[:size, :size]
+    centre = rng.uniform(0.15, 0.85) * size
+    sun = np.clip(rng.uniform(6, 10) - np.hypot(xx - centre, yy - row), 0, 1)[..., None]
+    image = image * (1 - sun) + np.asarray((1.0, 0.90, 0.50)) * sun
+    image = image * (1 - sea) + _rgb(rng, (0.42, 0.30, 0.50)) * sea
+    path = np.clip(4 + 0.15 * (yy - row) - np.abs(xx - centre), 0, 1)[..., None] * sea
+    image = image * (1 - 0.7 * path) + np.asarray((1.0, 0.78, 0.42)) * 0.7 * path
+    sand, _ = _horizon(rng, size, row / size + 0.14, row / size + 0.3, 0.02)
+    ground = _rgb(rng, (0.80, 0.56, 0.36)) + 0.015 * _noise(rng, size, 2.0)[..., None]
+    return image * (1 - sand) + ground * sand
+
+
+def mountains(rng: np.random.Generator, size: int) -> np.ndarray:
+    """White-topped peaks under a clear sky, green foothills."""
+    image = _ramp(size, _rgb(rng, (0.35, 0.60, 0.90)), _rgb(rng, (0.82, 0.90, 0.96)))
+    yy, xx = np.mgrid[:size, :size]
+    for _ in range(int(rng.integers(2, 5))):
+        top, centre = rng.uniform(0.05, 0.35) * size, rng.uniform(0, 1) * size
+        slope = rng.uniform(0.8, 1.4)
+        below = yy - top - slope * np.abs(xx - centre)
+        rock = np.clip(below, 0, 1)[..., None]
+        cap = np.clip(rng.uniform(9, 15) - (yy - top) + 2 * np.sin(xx * 0.8), 0, 1)[..., None]
+        colour = _rgb(rng, (0.42, 0.44, 0.52), 0.04) * (1 - cap) + 0.97 * cap
+        image = image * (1 - rock) + colour * rock
+    hills, _ = _horizon(rng, size, 0.7, 0.85, 0.04)
+    return image * (1 - hills) + _rgb(rng, (0.30, 0.52, 0.28), 0.04) * hills
+
+
+def flowers(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A green field full of flowers of two colours."""
+    image = _ramp(size, _rgb(rng, (0.45, 0.70, 0.32)), _rgb(rng, (0.20, 0.48, 0.18)))
+    inks = [(0.95, 0.35, 0.55), (0.98, 0.85, 0.25), (0.97, 0.97, 0.97), (0.60, 0.40, 0.85)]
+    pair = rng.choice(len(inks), 2, replace=False)
+    yy, xx = np.mgrid[:size, :size]
+    for _ in range(int(rng.integers(22, 34))):
+        distance = np.hypot(xx - rng.uniform(0, size), yy - rng.uniform(0, size))
+        radius = rng.uniform(2.6, 4.2)
+        petal = np.clip(radius - distance, 0, 1)[..., None]
+        image = image * (1 - petal) + _rgb(rng, inks[pair[rng.integers(2)]], 0.03) * petal
+        heart = np.clip(0.4 * radius - distance, 0, 1)[..., None]
+        image = image * (1 - heart) + np.asarray((0.95, 0.75, 0.2)) * heart
+    return image
+
+
+def room(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A wall with a window, a skirting board and a wooden floor."""
+    image = np.broadcast_to(_rgb(rng, (0.88, 0.82, 0.70), 0.05), (size, size, 3)).copy()
+    left, top = int(rng.integers(3, size - 24)), int(rng.integers(4, 12))
+    image[top : top + 20, left : left + 20] = 0.97
+    image[top + 2 : top + 18, left + 2 : left + 18] = _rgb(rng, (0.60, 0.82, 0.95), 0.03)
+    image[top + 9 : top + 11, left : left + 20] = 0.97
+    image[top : top + 20, left + 9 : left + 11] = 0.97
+    floor = int(size * rng.uniform(0.66, 0.8))
+    image[floor - 2 : floor] = 0.97
+    image[floor:] = _rgb(rng, (0.60, 0.40, 0.24), 0.04)
+    image[floor:, (np.arange(size) + int(rng.integers(9))) % 10 == 0] *= 0.8
+    return image
+
+
+def blend(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A gradient between two bright colours, in any direction."""
+    names = list(colours.PLAIN)[:7]
+    first, second = rng.choice(len(names), 2, replace=False)
+    angle = rng.uniform(0, 2 * np.pi)
+    yy, xx = np.mgrid[:size, :size] / (size - 1) - 0.5
+    t = np.clip(0.5 + 0.75 * (xx * np.cos(angle) + yy * np.sin(angle)), 0, 1)[..., None]
+    one, other = (_rgb(rng, colours.PLAIN[names[i]]) for i in (first, second))
+    return (1 - t) * one + t * other
+
+
 def _scenes() -> tuple[Background, ...]:
     """The kinds that are no plain colour; a row: phrase, wordings, words, drawing."""
     rows: tuple[tuple[str, str, str, Draw], ...] = (
         (
             "blue sky",
             "in a blue sky|in the sky|under a cloudy sky|against the sky",
-            "sky|clouds|cloud|cloudy",
+            "sky|clouds|cloudy",
             sky,
         ),
         (
@@ -279,18 +353,18 @@ def _scenes() -> tuple[Background, ...]:
         (
             "snowy field",
             "in the snow|in a snowy field|on the snow|in winter",
-            "snow|snowy|winter|ice|icy|frozen",
+            "snow|snowy|winter|icy|frozen",
             snow,
         ),
         (
             "night sky",
             "in the night sky|at night|under the stars|under a starry sky",
-            "night|stars|starry|moonlight|midnight|moon",
+            "night|stars|starry|moonlight|midnight",
             night,
         ),
         (
             "dark forest",
-            "in the forest|in a dark forest|in the woods|among the trees",
+            "in the forest|in a dark forest|in the woods|in the deep woods",
             "forest|woods|jungle|woodland",
             forest,
         ),
@@ -321,7 +395,7 @@ def _scenes() -> tuple[Background, ...]:
         (
             "wooden table",
             "on a wooden table|on the table|on a wooden floor",
-            "table|wooden|desk|wood|shelf|bench",
+            "table|desk|shelf|bench",
             table,
         ),
         (
@@ -339,18 +413,51 @@ def _scenes() -> tuple[Background, ...]:
         (
             "polka dots",
             "on polka dots|with polka dots|on a dotted background",
-            "polka|dots|dotted|spotted",
+            "polka|dots|dotted",
             dots,
         ),
         (
             "colorful stripes",
             "on colorful stripes|on a striped background|with stripes",
-            "stripes|striped",
+            "stripes",
             stripes,
+        ),
+        (
+            "beach at sunset",
+            "on a beach at sunset|on the beach at sunset|by the sea at sunset|"
+            "on a sandy beach at sunset",
+            "",
+            beach_sunset,
+        ),
+        (
+            "snowy mountains",
+            "in the mountains|in front of snowy mountains|high in the mountains",
+            "mountains|alps|peaks|valley|cliff",
+            mountains,
+        ),
+        (
+            "field of flowers",
+            "in a field of flowers|among colorful flowers|in a flower field",
+            "flowers|blossoms|wildflowers",
+            flowers,
+        ),
+        (
+            "living room",
+            "in a living room|in the living room|in a cozy room|by the window",
+            "room|bedroom|indoors|carpet",
+            room,
+        ),
+        (
+            "rainbow gradient",
+            "on a rainbow gradient|on a colorful gradient|with a gradient background",
+            "gradient",
+            blend,
         ),
     )
     return tuple(
-        Background(phrase=a, wordings=tuple(b.split("|")), words=tuple(c.split("|")), draw=d)
+        Background(
+            phrase=a, wordings=tuple(b.split("|")), words=tuple(filter(None, c.split("|"))), draw=d
+        )
         for a, b, c, d in rows
     )
 
@@ -366,8 +473,9 @@ def _plains() -> tuple[Background, ...]:
                 f"in front of a {name} background",
                 f"with a {name} background",
                 f"against a {name} wall",
+                f"on a {name} backdrop",
             ),
-            words=(f"{name} background", f"{name} wall", f"{name} backdrop"),
+            words=(),
             draw=plain(name),
         )
         for name in colours.NAMES
@@ -381,7 +489,7 @@ SCENE_SHARE = 0.6
 
 def draw_bank(cache: Path, *, each: int, size_px: int, seed: int) -> torch.Tensor:
     """`each` drawings of every kind, (K, each, 3, S, S) uint8; cached in `cache`."""
-    saved = cache / f"backgrounds_{each}.pt"
+    saved = cache / f"backgrounds_{each}_{seed}.pt"
     if saved.exists():
         return torch.load(saved)
     rng = np.random.default_rng(seed)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from recipes.embedded_image_model import colours
 from recipes.embedded_image_model.backgrounds import BACKGROUNDS, NUM_SCENES, SCENE_SHARE
 from recipes.embedded_image_model.compose import Wish
-from recipes.embedded_image_model.concepts import CONCEPTS
+from recipes.embedded_image_model.concepts import CONCEPTS, NAMES, Mention, mentions, plural_of
 
 # relation word -> where the second object stands, and whether it covers the first
 RELATIONS: dict[str, tuple[str, bool]] = {
@@ -35,12 +36,14 @@ SMALL = ("small", "little", "tiny")
 LARGE = ("large", "big", "huge")
 FILLERS = (
     "cute", "happy", "nice", "beautiful", "shiny", "old", "lovely", "bright", "funny", "simple",
-    "single", "fresh", "friendly", "new", "pretty", "lonely", "colorful", "sweet", "tall", "young",
+    "single", "fresh", "friendly", "new", "pretty", "lonely", "colorful", "dear", "tall", "young",
 )  # fmt: skip
 VERBS = (
     "standing", "sitting", "resting", "lying", "waiting", "seen", "placed", "floating", "moving",
 )  # fmt: skip
 LEADS = ("a photo of", "a picture of", "an image of", "a drawing of", "an icon of", "there is")
+# Shares of template captions: with a word that means nothing, and of several of one thing.
+NONSENSE_SHARE, PLURAL_SHARE = 0.1, 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,19 +80,31 @@ def template_draft(concept: int, rng: random.Random, *, pair_share: float) -> Dr
     size_word = rng.choice(SMALL if size == "small" else LARGE) if size else ""
     coloured = rng.random() < 0.35
     filler = rng.choice(FILLERS) if rng.random() < 0.3 else ""
-    first = (
-        rng.choice(("some", "two", "the", "")) if noun == CONCEPTS[concept].plural else article(rng)
-    )
+    if rng.random() < NONSENSE_SHARE:
+        filler = nonsense(rng)
+    several = rng.random() < PLURAL_SHARE and plural_of(noun) != noun
+    if several:
+        noun, first = plural_of(noun), rng.choice(("some", "two", "a pair of", "the", ""))
+        size_word = ""
+    else:
+        first = article(rng)
     head = f"{first} {size_word} {filler} {'{c}' if coloured else ''} {noun}"
     if rng.random() < 0.15:
         head = f"{rng.choice(LEADS)} {head}"
-    if rng.random() < pair_share:
+    if not several and rng.random() < pair_share:
         return _pair(concept, head, coloured, rng)
     verb = rng.choice(VERBS) if rng.random() < 0.3 else ""
     background = random_background(rng) if rng.random() < 0.65 else None
     place = rng.choice(BACKGROUNDS[background].wordings) if background is not None else ""
     wish = Wish(concept=concept, background=background, size=size)
+    if several:
+        wish = Wish(concept=concept, background=background, second=concept, place="side")
     return Draft(wish=wish, text=tidy(f"{head} {verb} {place}"), name_colour=coloured)
+
+
+def nonsense(rng: random.Random) -> str:
+    """A word that no caption means anything by: unknown words must do no harm."""
+    return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 8)))
 
 
 def _pair(concept: int, head: str, coloured: bool, rng: random.Random) -> Draft:
@@ -111,68 +126,116 @@ def random_background(rng: random.Random) -> int:
     return rng.randrange(NUM_SCENES, len(BACKGROUNDS))
 
 
-def find_background(caption: str, asked: int | None = None) -> int | None:
-    """The background kind a free caption names, if it names exactly one.
+def find_background(caption: str, asked: int | None = None) -> re.Match[str] | None:
+    """Where a free caption names a background; `background_of` says which.
 
-    Whole phrases go before single words ("snowy field" is no meadow); where several kinds are
-    named, the one that was asked for wins.
+    Whole wordings go before single words ("snowy field" is no meadow), longer ones first. A single
+    word counts after a preposition only ("a wooden table" is a thing, "on the table" a place).
+    Where several kinds are named, the one that was asked for wins.
     """
-    low = caption.lower()
-    for kind in range(NUM_SCENES, len(BACKGROUNDS)):
-        if any(phrase in low for phrase in BACKGROUNDS[kind].words):
-            return kind
-    for kind in range(NUM_SCENES):
-        if BACKGROUNDS[kind].phrase in low:
-            return kind
-    words = set(re.findall(r"[a-z]+", low))
-    kinds = [k for k in range(NUM_SCENES) if words & set(BACKGROUNDS[k].words)]
-    if asked in kinds:
-        return asked
-    return kinds[0] if len(kinds) == 1 else None
-
-
-def find_second(concept: int, caption: str) -> tuple[int, str] | None:
-    """The first other concept that follows a relation word, with the word."""
-    low = caption.lower()
-    for word in RELATIONS:
-        match = re.search(rf"\b{word} (?:a|an|the|another|some|two)? ?((?:[a-z]+ ?){{1,3}})", low)
-        if match is None:
-            continue
-        for index, other in enumerate(CONCEPTS):
-            if index != concept and any(
-                re.search(rf"\b{re.escape(name)}\b", match.group(1)) for name in other.words
-            ):
-                return index, word
+    low = caption.lower().rstrip(" .!")
+    for pattern in (_WORDINGS, _WORDS):
+        found = list(pattern.finditer(low))
+        for match in found:
+            if background_of(match) == asked:
+                return match
+        if found:
+            return found[0]
     return None
 
 
-def find_colour(concept: int, caption: str) -> int | None:
-    """The colour word just before the concept's name."""
-    low = caption.lower()
-    for name in CONCEPTS[concept].words:
-        match = re.search(rf"\b([a-z]+)(?: [a-z]+)? {re.escape(name)}\b", low)
-        word = colours.ALIASES.get(match.group(1), match.group(1)) if match else ""
+def background_of(match: re.Match[str]) -> int:
+    """The background kind that a match of `find_background` names."""
+    return _KIND_OF[match.group("named")]
+
+
+def _kinds_by_text() -> dict[str, int]:
+    named: dict[str, int] = {}
+    for kind, background in enumerate(BACKGROUNDS):
+        for text in (background.phrase, *background.wordings, *background.words):
+            named.setdefault(text, kind)
+    return named
+
+
+def _pattern(texts: Iterable[str], before: str = "") -> re.Pattern[str]:
+    """Any of the texts as whole words, longest first; "on red" only at the end of a caption."""
+    parts = [
+        re.escape(text) + ("$" if re.fullmatch(r"on [a-z]+", text) else "")
+        for text in sorted(texts, key=len, reverse=True)
+    ]
+    return re.compile(rf"{before}\b(?P<named>{'|'.join(parts)})\b")
+
+
+_KIND_OF = _kinds_by_text()
+_WORDINGS = _pattern(text for b in BACKGROUNDS for text in (b.phrase, *b.wordings))
+_WORDS = _pattern(
+    (word for b in BACKGROUNDS for word in b.words),
+    r"\b(?:in|on|at|under|by|near|over|above|through|across|along|against|into|behind|before|from)"
+    r"(?: [a-z]+){0,3}? ",
+)
+
+
+def things(concept: int, caption: str) -> list[Mention]:
+    """The first naming of every concept in a caption, in order.
+
+    What names the background ("on a rainbow gradient", "under the stars") names no thing, unless
+    it is all there is to name `concept`, which the caption was asked for.
+    """
+    match = find_background(caption)
+    inside = match.span("named") if match else (0, 0)
+    every = list(mentions(caption))
+    kept = [m for m in every if m.end <= inside[0] or m.start >= inside[1]]
+    first: dict[int, Mention] = {}
+    for found in kept or [m for m in every if m.concept == concept]:
+        first.setdefault(found.concept, found)
+    return list(first.values())
+
+
+def find_relation(between: str) -> str:
+    """The relation word in the text between two things; "and" where there is none."""
+    return next((word for word in RELATIONS if re.search(rf"\b{word}\b", between)), "and")
+
+
+def _words_before(caption: str, thing: Mention, count: int) -> list[str]:
+    """The words just before a thing, nearest first."""
+    return re.findall(r"[a-z]+", caption[: thing.start].lower())[: -count - 1 : -1]
+
+
+def find_colour(caption: str, thing: Mention) -> int | None:
+    """The colour word at most one word before a thing."""
+    for found in _words_before(caption, thing, 2):
+        word = colours.ALIASES.get(found, found)
         if word in colours.NAMES:
             return colours.NAMES.index(word)
     return None
 
 
-def find_size(caption: str) -> str | None:
-    """The size a caption names."""
-    words = set(re.findall(r"[a-z]+", caption.lower()))
+def find_size(caption: str, thing: Mention) -> str | None:
+    """The size word at most two words before a thing."""
+    words = set(_words_before(caption, thing, 3))
     if words & set(SMALL):
         return "small"
     return "large" if words & set(LARGE) else None
 
 
-def free_draft(concept: int, caption: str, asked_background: int | None) -> Draft:
-    """A caption the LLM wrote, with as much of a wish as can be read from it."""
-    background = find_background(caption, asked_background)
-    wish = Wish(concept=concept, background=background, size=find_size(caption),
-                colour=find_colour(concept, caption))  # fmt: skip
-    found = find_second(concept, caption)
-    if found is not None:
-        place, front = RELATIONS[found[1]]
-        wish = Wish(concept=concept, background=wish.background, colour=wish.colour,
-                    second=found[0], place=place, front=front)  # fmt: skip
+def free_draft(concept: str, caption: str, asked_background: str | None) -> Draft | None:
+    """A caption the LLM wrote, with as much of a wish as can be read from it.
+
+    concept, asked_background: what it was asked for. None where it names nothing we can draw.
+    """
+    found = things(NAMES.index(concept), caption)
+    if not found:
+        return None
+    match = find_background(caption, _KIND_OF.get(asked_background or ""))
+    wish = Wish(
+        concept=found[0].concept,
+        background=None if match is None else background_of(match),
+        size=find_size(caption, found[0]),
+        colour=find_colour(caption, found[0]),
+    )
+    if len(found) > 1:
+        place, front = RELATIONS[find_relation(caption[found[0].end : found[1].start].lower())]
+        wish = replace(wish, size=None, second=found[1].concept, place=place, front=front)
+    elif found[0].several:
+        wish = replace(wish, size=None, second=found[0].concept, place="side")
     return Draft(wish=wish, text=caption.rstrip("."))

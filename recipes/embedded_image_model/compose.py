@@ -18,10 +18,11 @@ from recipes.embedded_image_model.backgrounds import NUM_SCENES, SCENE_SHARE
 from recipes.embedded_image_model.concepts import CONCEPTS
 
 SIDE_PX = 64
-MAX_TURN_RAD = math.radians(15)
+MAX_TURN_RAD = math.radians(10)
+MIRROR_SHARE = 0.2
 PAINT_SHARE = 0.25
 HUE_SHIFT_RAD = math.radians(9)
-SIZE_RANGES = {"small": (0.5, 0.62), "large": (0.92, 1.04), None: (0.74, 1.0)}
+SIZE_RANGES = {"small": (0.5, 0.62), "large": (0.92, 1.04), None: (0.72, 1.0)}
 # Where the second object of a pair stands, seen from the first: (dx, dy) in half-frames.
 PLACES = {"side": (1.0, 0.0), "above": (0.0, -1.0), "below": (0.0, 1.0), "overlap": (0.6, -0.35)}
 
@@ -49,14 +50,13 @@ class Scenes:
 
     images_B3SS: float32 in [0, 1].
     background_B: the background kind used; colour_B: the main colour of the (first) object, or -1
-    where no colour covers enough of it; icon_B: the icon used.
+    where no colour covers enough of it.
     cover_B1SS: how far the first object covers each pixel, in [0, 1].
     """
 
     images_B3SS: torch.Tensor
     background_B: torch.Tensor
     colour_B: torch.Tensor
-    icon_B: torch.Tensor
     cover_B1SS: torch.Tensor
 
 
@@ -93,7 +93,7 @@ class Composer:
         hidden = [index for index in paired if not wishes[index].front]
         if hidden:
             _cover(canvas_B3SS, hidden, first_B4SS[hidden])
-        return Scenes(canvas_B3SS.clamp(0, 1), kind_B, named_B, icon_B, first_B4SS[:, 3:])
+        return Scenes(canvas_B3SS.clamp(0, 1), kind_B, named_B, first_B4SS[:, 3:])
 
     def _uniform(self, count: int, low: float, high: float) -> torch.Tensor:
         return low + (high - low) * torch.rand(count, generator=self._rng)
@@ -192,7 +192,7 @@ class Composer:
         rgb = torch.einsum("rij,rjhw->rihw", matrix_R33, icons_R4SS[:, :3])
         rgb = torch.minimum(rgb.clamp(min=0), icons_R4SS[:, 3:])
         angle = self._uniform(count, -MAX_TURN_RAD, MAX_TURN_RAD)
-        mirror = torch.where(self._uniform(count, 0, 1) < 0.5, -1.0, 1.0)
+        mirror = torch.where(self._uniform(count, 0, 1) < MIRROR_SHARE, -1.0, 1.0)
         stretch = self._uniform(count, 0.9, 1.1)
         cos, sin = torch.cos(angle) / scale_R, torch.sin(angle) / scale_R
         theta = torch.zeros(count, 2, 3)

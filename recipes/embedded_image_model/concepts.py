@@ -1,12 +1,14 @@
-"""What the embedded model draws: its concepts, and the icons each one is drawn from.
+"""What the embedded model learns to draw: its concepts, and the icons each one is drawn from.
 
-The names are those of the demo's concept bank (`configs/concepts/embedded.tsv`); a test holds the
-two equal. The order is the class order of the text encoder's and the judge's heads.
+They stand in `concepts.tsv` beside this file. Their order is the class order of the judge.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,103 +18,102 @@ class Concept:
     icons: icon names tried in every pack; all that a pack has are used.
     also: other words that name it in a caption.
     paintable: whether any hue is natural (a car), or only small shifts are (a banana).
+    offered: whether captions may be asked for it.
     """
 
     name: str
     icons: tuple[str, ...]
     also: tuple[str, ...] = ()
     paintable: bool = False
+    offered: bool = True
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Every wording that counts as naming the concept, longest first."""
-        return tuple(sorted({self.name, self.plural, *self.also}, key=len, reverse=True))
+        """The name and the other words for one such thing."""
+        return (self.name, *self.also)
 
     @property
     def plural(self) -> str:
-        """The plural of the name."""
-        if self.name.endswith("y") and self.name[-2] not in "aeiou":
-            return f"{self.name[:-1]}ies"
-        if self.name.endswith(("x", "sh")):
-            return f"{self.name}es"
-        return self.name if self.name.endswith("s") else f"{self.name}s"
+        """The plural of the name; the name itself where it is one ("scissors")."""
+        return plural_of(self.name)
 
 
-def _c(name: str, icons: str, also: str = "", *, paint: bool = False) -> Concept:
-    """Build a concept; `icons` is separated by spaces, `also` by `|`."""
-    others = tuple(word for word in also.split("|") if word)
-    return Concept(name=name, icons=tuple(icons.split()), also=others, paintable=paint)
+_ODD_PLURALS = {
+    "wolf": "wolves", "mouse": "mice", "sheep": "sheep", "deer": "deer", "fish": "fish",
+    "shrimp": "shrimp", "squid": "squid", "cactus": "cacti", "octopus": "octopuses",
+    "tomato": "tomatoes", "potato": "potatoes", "volcano": "volcanoes", "scarf": "scarves",
+    "leaf": "leaves", "snowman": "snowmen", "dice": "dice", "corn": "corn", "fish cake": "fish",
+    "bus": "buses", "lightning": "lightning", "popcorn": "popcorn", "milk": "milk",
+    # "watches" is mostly a verb
+    "watch": "wristwatches",
+}  # fmt: skip
+_SINGULARS_IN_S = ("cactus", "octopus", "bus", "hibiscus", "dress", "hourglass", "magnifying glass")
 
 
-CONCEPTS: tuple[Concept, ...] = (
-    _c("cat", "cat-face", "kitten|kitty"),
-    _c("dog", "dog-face", "puppy|puppies"),
-    _c("fox", "fox", "foxes"),
-    _c("rabbit", "rabbit-face", "bunny|bunnies"),
-    _c("bear", "bear"),
-    _c("panda", "panda", "panda bear"),
-    _c("pig", "pig-face", "piglet"),
-    _c("frog", "frog", "toad"),
-    _c("lion", "lion"),
-    _c("elephant", "elephant"),
-    _c("penguin", "penguin"),
-    _c("owl", "owl"),
-    _c("turtle", "turtle", "tortoise"),
-    _c("fish", "fish", "fishes", paint=True),
-    _c("octopus", "octopus", "octopuses", paint=True),
-    _c("crab", "crab"),
-    _c("butterfly", "butterfly", "butterflies", paint=True),
-    _c("ladybug", "lady-beetle", "ladybird|beetle"),
-    _c("bee", "honeybee", "honeybee|bumblebee"),
-    _c("snail", "snail"),
-    _c("flamingo", "flamingo", "flamingoes"),
-    _c("apple", "red-apple green-apple"),
-    _c("banana", "banana"),
-    _c("grapes", "grapes", "grape"),
-    _c("strawberry", "strawberry", "strawberries"),
-    _c("watermelon", "watermelon"),
-    _c("pineapple", "pineapple"),
-    _c("lemon", "lemon"),
-    _c("cherries", "cherries", "cherry"),
-    _c("carrot", "carrot"),
-    _c("broccoli", "broccoli"),
-    _c("mushroom", "mushroom", "toadstool"),
-    _c("pizza", "pizza"),
-    _c("hamburger", "hamburger", "burger"),
-    _c("donut", "doughnut", "doughnut"),
-    _c("ice cream", "soft-ice-cream", "ice cream cone|ice-cream"),
-    _c("cake", "birthday-cake", "birthday cake"),
-    _c("eggplant", "eggplant", "aubergine"),
-    _c("pumpkin", "jack-o-lantern", "jack-o-lantern"),
-    _c("sunflower", "sunflower"),
-    _c("rose", "rose", paint=True),
-    _c("cactus", "cactus", "cacti|cactuses"),
-    _c("palm tree", "palm-tree", "palm"),
-    _c("pine tree", "evergreen-tree", "pine|fir tree"),
-    _c("car", "automobile", "automobile", paint=True),
-    _c("bus", "bus", "buses", paint=True),
-    _c("train", "locomotive", "locomotive", paint=True),
-    _c("airplane", "airplane", "plane|aeroplane|jet"),
-    _c("helicopter", "helicopter", paint=True),
-    _c("rocket", "rocket", "spaceship"),
-    _c("sailboat", "sailboat", "boat|sailing boat", paint=True),
-    _c("house", "house", "home|cottage"),
-    _c("castle", "castle"),
-    _c("tent", "tent", paint=True),
-    _c("volcano", "volcano", "volcanoes"),
-    _c("umbrella", "umbrella", "parasol", paint=True),
-    _c("balloon", "balloon", paint=True),
-    _c("guitar", "guitar", "electric guitar", paint=True),
-    _c("key", "key"),
-    _c("crown", "crown"),
-    _c("diamond", "gem-stone", "gem|jewel", paint=True),
-    _c("gift", "wrapped-gift", "gift box|present", paint=True),
-    _c("clock", "alarm-clock", "alarm clock", paint=True),
-    _c("heart", "red-heart", paint=True),
-    _c("snowman", "snowman snowman-without-snow", "snowmen"),
-    _c("basketball", "basketball"),
-    _c("trophy", "trophy", "trophies"),
-    _c("robot", "robot", paint=True),
-)
+def plural_of(noun: str) -> str:
+    """The plural of a noun; a noun that ends in s is one already, but for a few."""
+    *before, last = noun.split(" ")
+    if last in _ODD_PLURALS:
+        return " ".join([*before, _ODD_PLURALS[last]])
+    if noun in _SINGULARS_IN_S or last.endswith(("x", "sh", "ch")):
+        return f"{noun}es"
+    if last.endswith("s"):
+        return noun
+    return f"{noun[:-1]}ies" if re.search("[^aeiou]y$", last) else f"{noun}s"
 
+
+def _read(path: Path) -> tuple[Concept, ...]:
+    """Read `concepts.tsv`: name, icons, other words and flags, separated by tabs."""
+    concepts = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name, icons, also, flags = [*line.split("\t"), "", ""][:4]
+            concepts.append(
+                Concept(
+                    name=name,
+                    icons=tuple(icons.split()),
+                    also=tuple(word for word in also.split("|") if word),
+                    paintable="paint" in flags.split(),
+                    offered="reserve" not in flags.split(),
+                )
+            )
+    return tuple(concepts)
+
+
+CONCEPTS: tuple[Concept, ...] = _read(Path(__file__).with_name("concepts.tsv"))
 NAMES: tuple[str, ...] = tuple(concept.name for concept in CONCEPTS)
+OFFERED: tuple[int, ...] = tuple(i for i, concept in enumerate(CONCEPTS) if concept.offered)
+
+
+def _by_word() -> dict[str, tuple[int, bool]]:
+    """Every word that names a concept: which, and whether it means several. Names go first."""
+    found: dict[str, tuple[int, bool]] = {}
+    for index, concept in enumerate(CONCEPTS):
+        found.setdefault(concept.name, (index, False))
+    for index, concept in enumerate(CONCEPTS):
+        for word in concept.words:
+            found.setdefault(word, (index, False))
+            found.setdefault(plural_of(word), (index, True))
+    return found
+
+
+_BY_WORD = _by_word()
+_MENTION = re.compile(rf"\b({'|'.join(map(re.escape, sorted(_BY_WORD, key=len, reverse=True)))})\b")
+
+
+@dataclass(frozen=True)
+class Mention:
+    """One naming of a concept in a text: which, several of it, by what word, and where."""
+
+    concept: int
+    several: bool
+    word: str
+    start: int
+    end: int
+
+
+def mentions(text: str) -> Iterator[Mention]:
+    """Every concept a text names, in order; longer names first ("hot dog" names no dog)."""
+    for match in _MENTION.finditer(text.lower()):
+        concept, several = _BY_WORD[match.group(1)]
+        yield Mention(concept, several, match.group(1), match.start(), match.end())

@@ -29,13 +29,17 @@ class VaeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """The text encoder and its tokenizer."""
+    """The tokenizer, the text encoder and its training."""
 
-    vocabulary: int = 2200
-    width: int = 160
+    vocabulary: int = 2400
+    width: int = 192
     layers: int = 3
     heads: int = 4
-    positions: int = 24
+    positions: int = 56
+    batch: int = 64
+    steps: int = 3000
+    rate: float = 1.5e-3
+    save_every: int = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,24 +47,28 @@ class UnetConfig:
     """The denoiser and its training.
 
     pool: how many latents are held at once; each is used about `uses` times in all.
-    class_weight: of the loss that names the concept from the pooled text.
     pair_share: share of template captions with two things.
+    decay_share: over which last share of the steps the learning rate falls to zero.
     sources: whose icons are learned, indices into `sources.SOURCES`.
-    joint_steps: steps in which the text encoder learns as well; it is frozen after them.
+    time_shift: moves the diffusion times on which training dwells towards more noise, where shapes
+    are decided (of a logistic-normal distribution, its location).
+    processes: how many train together, each with its share of the batch and of the threads. Two
+    on two cores wait for each other once a step; two threads of one, after every operation.
     """
 
-    channels: tuple[int, ...] = (128, 160)
-    pool: int = 12288
-    uses: float = 4.0
-    batch: int = 64
-    steps: int = 8000
-    rate: float = 8e-4
+    channels: tuple[int, ...] = (128, 192)
+    pool: int = 8192
+    uses: float = 8.0
+    batch: int = 128
+    processes: int = 2
+    steps: int = 6000
+    rate: float = 2e-3
+    decay_share: float = 0.3
+    time_shift: float = 0.6
     drop_text: float = 0.1
-    class_weight: float = 0.1
-    pair_share: float = 0.05
-    sources: tuple[int, ...] = (0, 2)
-    joint_steps: int = 1200
-    ema: float = 0.999
+    pair_share: float = 0.1
+    sources: tuple[int, ...] = (0, 1, 2)
+    ema: float = 0.998
     save_every: int = 200
 
 
@@ -68,7 +76,7 @@ class UnetConfig:
 class CaptionConfig:
     """Captions: how many the LLM writes a concept, and their share among the training captions."""
 
-    each: int = 96
+    each: int = 10
     eval_each: int = 8
     batch: int = 64
     max_words: int = 24
@@ -81,8 +89,9 @@ class CaptionConfig:
 class JudgeConfig:
     """The independent classifier that judges the pictures."""
 
+    folder: str = "recipes/embedded_image_model/judge"
     width: int = 32
-    steps: int = 2500
+    steps: int = 4000
     batch: int = 64
     rate: float = 2e-3
 
@@ -95,20 +104,25 @@ class DemoConfig:
     guidance: float = 3.0
     captions_each: int = 4
     group: int = 4
+    steps_tried: tuple[int, ...] = (3, 4, 6, 8, 12, 20)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The whole recipe. `out` is the shipped folder, `work` everything on the way to it."""
+    """The whole recipe. `work`: everything on the way; `out`: the shipped folder; `configs`: where
+    the concept bank that goes with it is written.
+    """
 
     work: str = "runs/embedded_image_model"
     out: str = "generators/embedded_image_model"
+    configs: str = "configs"
     sheet: str = "docs/images/embedded_samples.png"
+    sheet_every: int = 6
     report: str = "docs/embedded-model.md"
     seed: int = 7
     threads: int = 1
     icon_px: int = 64
-    backgrounds_each: int = 192
+    backgrounds_each: int = 160
     vae: VaeConfig = field(default_factory=VaeConfig)
     text: TextConfig = field(default_factory=TextConfig)
     unet: UnetConfig = field(default_factory=UnetConfig)
@@ -141,4 +155,11 @@ def _fill(kind: type, values: dict[str, Any], where: str) -> Any:
 
 def load(path: Path) -> Config:
     """Read and check a settings file."""
-    return _fill(Config, yaml.safe_load(path.read_text(encoding="utf-8")) or {}, "")
+    config: Config = _fill(Config, yaml.safe_load(path.read_text(encoding="utf-8")) or {}, "")
+    processes, batch = config.unet.processes, config.unet.batch
+    if processes < 1 or batch % processes or config.unet.pool % processes:
+        raise ValueError(
+            f"unet.processes={processes} must divide unet.batch={batch} and "
+            f"unet.pool={config.unet.pool}"
+        )
+    return config

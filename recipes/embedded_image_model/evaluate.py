@@ -1,25 +1,28 @@
 """Measure the shipped folder: is what a caption names recognised, and do a group's images differ?
 
 Every picture is rendered by the stock pipeline from the folder, with the demo's steps and guidance,
-on captions the LLM wrote that no training saw.
+on captions the LLM wrote that no training saw. Beside each group stands a group of real
+compositions that fulfil the same caption, from icons' poses and background drawings of their own
+seeds, and the same after the codec.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
-import platform
-import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
 
-from recipes.embedded_image_model import export, judge
+from online_synclr.precision import fast_dtype
+from recipes.embedded_image_model import cost, export
 from recipes.embedded_image_model.captions import free_draft
 from recipes.embedded_image_model.compose import Composer, Wish
-from recipes.embedded_image_model.concepts import CONCEPTS, NAMES
+from recipes.embedded_image_model.concepts import NAMES
 from recipes.embedded_image_model.config import Config, DemoConfig
 from recipes.embedded_image_model.judge import Judge
 
@@ -61,155 +64,227 @@ def spread(points_GD: torch.Tensor) -> float:
     return torch.pdist(points_GD).mean().item()
 
 
-@torch.no_grad()
-def describe(referee: Judge, images_G3SS: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The two fixed spaces: pixels, and the judge's penultimate features."""
-    return {"pixels": images_G3SS.flatten(1), "features": referee.features(images_G3SS)}
-
-
-def real_spread(referee: Judge, composer: Composer, wishes: list[Wish], *, group: int) -> dict:
-    """Mean spread of real compositions: for every wish, `group` scenes that all fulfil it."""
-    totals = {"pixels": 0.0, "features": 0.0}
-    for wish in wishes:
-        images = composer.compose([wish] * group).images_B3SS
-        for space, points in describe(referee, images).items():
-            totals[space] += spread(points) / len(wishes)
-    return totals
-
-
-def unseen(records: list[dict], training: list[dict]) -> list[dict]:
-    """The captions that are no training caption, whatever their case and full stop."""
-    known = {_plain(record["caption"]) for record in training}
-    return [record for record in records if _plain(record["caption"]) not in known]
-
-
-def _plain(caption: str) -> str:
-    """A caption without case and full stop."""
-    return caption.lower().rstrip(".")
-
-
-def pick(records: list[dict], each: int) -> list[dict]:
-    """The first `each` captions of every concept."""
+def pick(records: list[dict], each: int) -> tuple[list[dict], list[dict]]:
+    """The first `each` captions asked for every concept, and all others."""
     taken: list[dict] = []
-    for concept in range(len(CONCEPTS)):
-        taken += [r for r in records if r["concept"] == concept][:each]
-    return taken
+    left: list[dict] = []
+    seen: Counter[str] = Counter()
+    for record in records:
+        seen[record["concept"]] += 1
+        (taken if seen[record["concept"]] <= each else left).append(record)
+    return taken, left
+
+
+@dataclass
+class Tally:
+    """What the judge says of one kind of pictures, group by group.
+
+    concept, background: one truth value an image; spread: sums over groups; groups: their number.
+    """
+
+    concept: list[bool] = field(default_factory=list)
+    background: list[bool] = field(default_factory=list)
+    spread: Counter[str] = field(default_factory=Counter)
+    groups: int = 0
+
+    def add(self, referee: Judge, images_G3SS: torch.Tensor, wish: Wish) -> torch.Tensor:
+        """Judge one group by its wish; the judge's concepts (G,)."""
+        features = referee.features(images_G3SS)
+        guesses = referee.concept(features).argmax(1)
+        self.concept += (guesses == wish.concept).tolist()
+        if wish.background is not None:
+            self.background += (referee.background(features).argmax(1) == wish.background).tolist()
+        self.spread["pixels"] += spread(images_G3SS.flatten(1))
+        self.spread["features"] += spread(features)
+        self.groups += 1
+        return guesses
+
+    def mean_spread(self, space: str) -> float:
+        """Mean pairwise distance within a group."""
+        return self.spread[space] / self.groups
+
+
+@dataclass(frozen=True)
+class Task:
+    """Captions to judge: what the LLM was asked for, and what the captions say.
+
+    A caption that names nothing of ours (`unreadable` of them) is judged by what was asked.
+    """
+
+    records: list[dict]
+    wishes: list[Wish]
+    unreadable: int
+
+
+def read(records: list[dict]) -> Task:
+    """The task that captions set."""
+    drafts = [free_draft(r["concept"], r["caption"], r["background"]) for r in records]
+    wishes = [
+        Wish(concept=NAMES.index(record["concept"])) if draft is None else draft.wish
+        for record, draft in zip(records, drafts, strict=True)
+    ]
+    return Task(records, wishes, drafts.count(None))
+
+
+@dataclass
+class Drawn:
+    """What the judge says of the generated pictures of a task.
+
+    A picture shows the right concept if the judge's first guess is the first thing that its
+    caption names; `asked` counts the concept the caption was asked for instead.
+    """
+
+    tally: Tally = field(default_factory=Tally)
+    asked: list[bool] = field(default_factory=list)
+    by_concept: dict[str, list[bool]] = field(default_factory=dict)
+    by_template: dict[str, list[bool]] = field(default_factory=dict)
+    mistaken: Counter[str] = field(default_factory=Counter)
+
+    def add(self, referee: Judge, images_G3SS: torch.Tensor, record: dict, wish: Wish) -> None:
+        """Judge the group of one caption."""
+        guesses = self.tally.add(referee, images_G3SS, wish)
+        right = (guesses == wish.concept).tolist()
+        name = NAMES[wish.concept]
+        self.by_concept.setdefault(name, []).extend(right)
+        self.by_template.setdefault(record["template"], []).extend(right)
+        self.asked += (guesses == NAMES.index(record["concept"])).tolist()
+        wrong = guesses[guesses != wish.concept].tolist()
+        self.mistaken.update(f"{name} taken for {NAMES[guess]}" for guess in wrong)
 
 
 @torch.no_grad()
-def measure(
+def judge_generated(
+    pipeline: StableDiffusionPipeline, referee: Judge, task: Task, demo: DemoConfig, *, seed: int
+) -> Drawn:
+    """Render every caption's group and judge it."""
+    drawn = Drawn()
+    captions = [record["caption"] for record in task.records]
+    images_of = groups(pipeline, captions, demo, seed=seed)
+    for record, wish, images in zip(task.records, task.wishes, images_of, strict=True):
+        drawn.add(referee, images, record, wish)
+    return drawn
+
+
+@torch.no_grad()
+def judge_real(
     pipeline: StableDiffusionPipeline,
     referee: Judge,
     composer: Composer,
-    records: list[dict],
+    task: Task,
     demo: DemoConfig,
-    *,
-    seed: int,
-) -> dict:
-    """Recognition and diversity over the groups of all captions in `records`."""
-    chosen = pick(records, demo.captions_each)
-    totals = {"pixels": 0.0, "features": 0.0}
-    hits: list[list[bool]] = [[] for _ in CONCEPTS]
-    mistaken: dict[str, int] = {}
-    by_template: dict[str, list[bool]] = {}
-    images_of = groups(pipeline, [record["caption"] for record in chosen], demo, seed=seed)
-    for record, images in zip(chosen, images_of, strict=True):
-        guesses = referee(images).argmax(1).tolist()
-        right = [guess == record["concept"] for guess in guesses]
-        hits[record["concept"]] += right
-        by_template.setdefault(record["template"], []).extend(right)
-        for guess in guesses:
-            if guess != record["concept"]:
-                pair = f"{NAMES[record['concept']]} taken for {NAMES[guess]}"
-                mistaken[pair] = mistaken.get(pair, 0) + 1
-        for space, points in describe(referee, images).items():
-            totals[space] += spread(points) / len(chosen)
-    wishes = [free_draft(r["concept"], r["caption"], r["background"]).wish for r in chosen]
-    real = real_spread(referee, composer, wishes, group=demo.group)
-    flat = [right for row in hits for right in row]
-    shares = {NAMES[k]: round(sum(row) / len(row), 3) for k, row in enumerate(hits) if row}
-    worst = sorted(mistaken.items(), key=lambda item: -item[1])[:12]
+) -> tuple[Tally, Tally]:
+    """Judge real compositions that fulfil the captions: as they are, and after the codec."""
+    real, coded = Tally(), Tally()
+    for wish in task.wishes:
+        scenes = composer.compose([wish] * demo.group).images_B3SS
+        real.add(referee, scenes, wish)
+        coded.add(referee, recode(pipeline, scenes), wish)
+    return real, coded
+
+
+def compare(task: Task, drawn: Drawn, real: Tally, coded: Tally) -> dict:
+    """The figures of a task."""
+    made = drawn.tally
+    shares = {name: _share(row) for name, row in drawn.by_concept.items()}
     return {
-        "concepts": len(CONCEPTS),
-        "captions": len(chosen),
-        "images": len(flat),
-        "top1": round(sum(flat) / len(flat), 4),
-        "top1_by_template": {
-            name: round(sum(row) / len(row), 4) for name, row in sorted(by_template.items())
-        },
+        "concepts": len({record["concept"] for record in task.records}),
+        "captions": len(task.records),
+        "images": len(made.concept),
+        "images_with_background": len(made.background),
+        "unreadable_captions": task.unreadable,
+        "concept_top1": _compared(made.concept, real.concept, coded.concept),
+        "background_top1": _compared(made.background, real.background, coded.background),
+        "asked_top1": _share(drawn.asked),
+        "top1_by_template": {name: _share(r) for name, r in sorted(drawn.by_template.items())},
         "top1_by_concept": dict(sorted(shares.items(), key=lambda item: item[1])),
-        "mistaken": dict(worst),
-        "spread_ratio": {s: round(totals[s] / real[s], 4) for s in totals},
-        "spread_generated": {s: round(totals[s], 4) for s in totals},
-        "spread_real": {s: round(real[s], 4) for s in totals},
+        "mistaken": dict(drawn.mistaken.most_common(12)),
+        "spread": {
+            space: {
+                "generated": round(made.mean_spread(space), 4),
+                "real": round(real.mean_spread(space), 4),
+                "ratio": round(made.mean_spread(space) / real.mean_spread(space), 4),
+            }
+            for space in made.spread
+        },
+    }
+
+
+def _share(truths: list[bool]) -> float:
+    return round(sum(truths) / len(truths), 4)
+
+
+def _compared(made: list[bool], real: list[bool], coded: list[bool]) -> dict[str, float]:
+    """Top-1 on generated pictures, real compositions, those after the codec, and the ratio."""
+    return {
+        "generated": _share(made),
+        "real": _share(real),
+        "real_after_codec": _share(coded),
+        # No figure where the judge knows nothing, as after the few steps of `--quick`.
+        "ratio": round(sum(made) / len(made) * len(real) / max(1, sum(real)), 4),
     }
 
 
 @torch.no_grad()
 def recode(pipeline: StableDiffusionPipeline, images_B3SS: torch.Tensor) -> torch.Tensor:
     """Images in [0, 1] after encoding and decoding by the shipped codec."""
-    latent = pipeline.vae.encode(images_B3SS * 2 - 1).latent_dist.mode()
-    return pipeline.vae.decode(latent).sample.add(1).div(2).clamp(0, 1)
+    latent = pipeline.vae.encode((images_B3SS * 2 - 1).to(pipeline.dtype)).latent_dist.mode()
+    return pipeline.vae.decode(latent).sample.float().add(1).div(2).clamp(0, 1)
 
 
-def speed(pipeline: StableDiffusionPipeline, demo: DemoConfig, *, threads: int) -> float:
-    """Images a second, in calls of eight groups, after one warm-up call."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    texts = [f"a {name}" for name in NAMES[:8] for _ in range(demo.group)]
-    render(pipeline, texts, list(range(len(texts))), demo)
-    begin = time.perf_counter()
-    for _ in range(3):
-        render(pipeline, texts, list(range(len(texts))), demo)
-    rate = 3 * len(texts) / (time.perf_counter() - begin)
-    torch.set_num_threads(before)
-    return round(rate, 1)
+def by_steps(
+    pipeline: StableDiffusionPipeline,
+    referee: Judge,
+    composer: Composer,
+    task: Task,
+    demo: DemoConfig,
+    *,
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    """How top-1 and spread (features) change with the number of denoising steps."""
+    real, _ = judge_real(pipeline, referee, composer, task, demo)
+    table = {}
+    for steps in demo.steps_tried:
+        tried = dataclasses.replace(demo, steps=steps)
+        made = judge_generated(pipeline, referee, task, tried, seed=seed).tally
+        table[str(steps)] = {
+            "concept_top1": _share(made.concept),
+            "background_top1": _share(made.background),
+            "spread_ratio": round(made.mean_spread("features") / real.mean_spread("features"), 4),
+        }
+    return table
 
 
 def evaluate(
     config: Config, referee: Judge, composer: Composer, records: list[dict], work: Path
 ) -> dict:
-    """All figures, written to `evaluation.json` in the shipped folder.
+    """All figures, into `evaluation.json` of the shipped folder; their captions beside the judge.
 
-    records: captions the LLM wrote and no training saw.
+    records: captions the LLM wrote, which the training leaves out even where a template makes the
+    same. The first of each concept are for the figures; the rest, on which sampler and guidance
+    may be chosen, for the table of steps.
     """
     out = Path(config.out)
-    pipeline = export.load(out)
-    report = measure(
-        pipeline, referee, composer, records, config.demo,
-        seed=config.seed * 100_000,
-    )  # fmt: skip
-    report["judge_accuracy_real"] = round(
-        judge.accuracy(referee, composer, count=2048, seed=config.seed + 999), 4
+    dtype = fast_dtype(torch.device("cpu"))  # the precision in which the product renders
+    pipeline = export.load(out, dtype=dtype)
+    chosen, left = pick(records, config.demo.captions_each)
+    split = Path(config.judge.folder) / "captions.jsonl"
+    split.write_text("".join(json.dumps(r) + "\n" for r in chosen), encoding="utf-8")
+    task, spare = read(chosen), read(pick(left, 1)[0])
+    drawn = judge_generated(pipeline, referee, task, config.demo, seed=config.seed * 100_000)
+    real, coded = judge_real(pipeline, referee, composer, task, config.demo)
+    report = compare(task, drawn, real, coded)
+    report["by_steps"] = by_steps(
+        pipeline, referee, composer, spare, config.demo, seed=config.seed * 200_000
     )
-    report["judge_accuracy_codec"] = round(
-        judge.accuracy(
-            referee, composer, count=1024, seed=config.seed + 999,
-            through=lambda images: recode(pipeline, images),
-        ), 4,
-    )  # fmt: skip
+    report["dtype"] = str(dtype).removeprefix("torch.")
     report["steps"], report["guidance"] = config.demo.steps, config.demo.guidance
     report["scheduler"] = type(pipeline.scheduler).__name__
-    report["images_per_s"] = {
-        f"{threads} threads": speed(pipeline, config.demo, threads=threads) for threads in (1, 2)
-    }
-    report["machine"] = _processor()
-    report["load_average"] = round(os.getloadavg()[0], 1)
     report["vae_psnr_db"] = json.loads((work / "psnr.json").read_text())["psnr_db"]
     report["folder_mb"] = round(export.folder_bytes(out) / 1e6, 2)
     report["parameters_m"] = {
         name: round(sum(p.numel() for p in getattr(pipeline, name).parameters()) / 1e6, 2)
         for name in ("vae", "text_encoder", "unet")
     }
+    report["cost"] = cost.measure(out, config.demo)
     (out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
-
-
-def _processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()

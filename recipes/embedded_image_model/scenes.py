@@ -11,25 +11,39 @@ from recipes.embedded_image_model.compose import PLACES, Composer, Wish
 from recipes.embedded_image_model.concepts import CONCEPTS
 from recipes.embedded_image_model.config import Config
 
-PAIR_SHARE = 0.15
+PAIR_SHARE, SIZE_SHARE = 0.15, 0.1
+JUDGE_DRAWINGS, TEST_DRAWINGS = 1000, 2000
 
 
 def composer(
-    work: Path, config: Config, *, seed: int, sources: tuple[int, ...] | None = None
+    work: Path,
+    config: Config,
+    *,
+    seed: int,
+    sources: tuple[int, ...] | None = None,
+    drawings: int = 0,
 ) -> Composer:
-    """A composer over the cached atlas and background bank; of all artists unless told."""
+    """A composer over the cached atlas and background drawings; of all artists unless told.
+
+    drawings: which set of background drawings: 0 is the image model's, the judge and the
+    evaluation have their own.
+    """
     icons = atlas.build(work, size_px=config.icon_px)
-    bank = backgrounds.draw_bank(work, each=config.backgrounds_each, size_px=64, seed=config.seed)
+    bank = backgrounds.draw_bank(
+        work, each=config.backgrounds_each, size_px=64, seed=config.seed + drawings
+    )
     return Composer(icons, bank, seed=seed, sources=sources)
 
 
 def random_wish(rng: torch.Generator) -> Wish:
-    """Any concept on any background, at times beside another."""
+    """Any concept at any size on any background, at times beside another."""
     first, second = torch.randint(len(CONCEPTS), (2,), generator=rng).tolist()
-    if torch.rand(1, generator=rng).item() > PAIR_SHARE:
-        return Wish(concept=first)
+    pair, size = torch.rand(2, generator=rng).tolist()
+    if pair > PAIR_SHARE:
+        asked = "small" if size < SIZE_SHARE else "large" if size > 1 - SIZE_SHARE else None
+        return Wish(concept=first, size=asked)
     place = list(PLACES)[int(torch.randint(len(PLACES), (1,), generator=rng))]
-    return Wish(concept=first, second=second, place=place)
+    return Wish(concept=first, second=second, place=place, front=size < 0.5)
 
 
 def scene_pool(

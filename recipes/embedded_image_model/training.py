@@ -49,6 +49,17 @@ def cosine_rate(step: int, steps: int, peak: float, *, warm: int, floor: float =
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
+def late_decay_rate(step: int, steps: int, peak: float, *, warm: int, tail: float) -> float:
+    """Learning rate: linear warm-up to `peak`, constant, over the last `tail` of steps down to 0.
+
+    A checkpoint from before the descent can be trained on for longer, whatever `steps` was.
+    """
+    start = round((1 - tail) * steps)
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak if step < start else peak * (steps - step) / (steps - start)
+
+
 def save_state(
     path: Path, module: nn.Module, ema: Ema, optimiser: torch.optim.Optimizer, step: int
 ) -> None:
@@ -76,6 +87,11 @@ def load_state(
     if optimiser is not None:
         optimiser.load_state_dict(state["optimiser"])
     return int(state["step"])
+
+
+def steps_done(path: Path) -> int:
+    """How far a checkpoint is; 0 if there is none."""
+    return int(torch.load(path)["step"]) if path.exists() else 0
 
 
 class Clock:

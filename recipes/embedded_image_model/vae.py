@@ -1,4 +1,4 @@
-"""The image codec: a small AutoencoderKL (64 px to 8 x 8 x 8), trained on crops, then on frames.
+"""The image codec: a small AutoencoderKL (64 px to 8 x 8 x 12), trained on crops, then on frames.
 
 Each latent channel's mean and deviation are folded into the 1 x 1 convolutions around the latent,
 so that `scaling_factor` is 1 and any stock pipeline reads the model right.
@@ -7,6 +7,7 @@ so that `scaling_factor` is 1 and any stock pipeline reads the model right.
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from diffusers import AutoencoderKL
 from recipes.embedded_image_model.config import VaeConfig
 from recipes.embedded_image_model.training import Clock, Ema, cosine_rate, load_state, save_state
 
-LATENT_CHANNELS = 8
+LATENT_CHANNELS = 12
 OBJECT_WEIGHT = 2.0
 
 
@@ -107,14 +108,22 @@ def train(images_NCHW: torch.Tensor, work: Path, config: VaeConfig, *, seed: int
             save_state(work / "vae_state.pt", vae, ema, optimiser, step + 1)
     ema.copy_to(vae)
     fold_latent_statistics(vae, images_NCHW[:2048])
-    vae.save_pretrained(folder)
+    save_whole(vae, folder)
     print(f"vae: PSNR on frames {psnr(vae, images_NCHW[-512:]):.2f} dB", flush=True)
     return vae
 
 
+def save_whole(vae: AutoencoderKL, folder: Path) -> None:
+    """Write the codec so that its folder is there whole or not at all."""
+    fresh = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    vae.save_pretrained(fresh)
+    fresh.rename(folder)
+
+
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images_NCHW: torch.Tensor, *, batch: int = 128) -> torch.Tensor:
-    """Latents (N, 8, 8, 8) float16 of uint8 images, the distribution's mode."""
+    """Latents (N, C, 8, 8) float16 of uint8 images, the distribution's mode."""
     parts = []
     for chunk in images_NCHW.split(batch):
         with torch.autocast("cpu", torch.bfloat16):
@@ -132,7 +141,6 @@ def fold_latent_statistics(vae: AutoencoderKL, images_NCHW: torch.Tensor) -> Non
     into, out = vae.quant_conv, vae.post_quant_conv
     into.weight[:LATENT_CHANNELS] /= deviation[:, None, None, None]
     into.bias[:LATENT_CHANNELS] = (into.bias[:LATENT_CHANNELS] - mean) / deviation
-    into.weight[LATENT_CHANNELS:] *= 1.0
     into.bias[LATENT_CHANNELS:] -= 2 * deviation.log()
     out.bias += out.weight[:, :, 0, 0] @ mean
     out.weight *= deviation[None, :, None, None]
@@ -192,7 +200,7 @@ def tune_decoder(
         if (step + 1) % config.save_every == 0 or step + 1 == config.decoder_steps:
             save_state(work / "decoder_state.pt", parts, ema, optimiser, step + 1)
     ema.copy_to(parts)
-    vae.save_pretrained(folder)
+    save_whole(vae, folder)
     return vae
 
 

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/learning_study"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--parallel", type=int, default=1)
-    parser.add_argument("--judge", type=Path, help="judge.pt of recipes.embedded_image_model")
+    parser.add_argument("--judge", type=Path, help="the image recipe's judge.safetensors")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     jobs = [(arm, seed) for seed in arguments.seeds for arm in ARMS]
@@ -82,13 +82,11 @@ def report_baselines(judge: Path | None) -> report.Baselines:
 def _judge_features(weights: Path, images_N3SS: "torch.Tensor") -> "torch.Tensor":
     import torch
 
-    from recipes.embedded_image_model.judge import Judge
+    from recipes.embedded_image_model import judge
+    from recipes.embedded_image_model.config import JudgeConfig
 
-    state = torch.load(weights)
-    judge = Judge(width=state["body.0.weight"].shape[0])
-    judge.load_state_dict(state)
     with torch.no_grad():
-        return judge.eval().features(images_N3SS.float() / 255)
+        return judge.load(weights, JudgeConfig()).features(images_N3SS.float() / 255)
 
 
 def setting(outcomes: list[Outcome], parallel: int) -> str:

@@ -1,0 +1,1 @@
+"""What a representation learns from the embedded model's pictures, against other pictures."""
