@@ -109,7 +109,7 @@ class Clock:
             return
         self._last = now
         speed = (step + 1 - self._first) / max(1e-6, now - self._begin)
-        left_s = (self._steps - step - 1) / speed
+        left_s = max(0, self._steps - step - 1) / speed
         print(
             f"{self._name} {step + 1}/{self._steps} {text} "
             f"({speed:.2f} steps/s, {left_s / 60:.1f} min left)",
