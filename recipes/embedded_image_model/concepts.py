@@ -32,17 +32,12 @@ class Concept:
         """The name and the other words for one such thing."""
         return (self.name, *self.also)
 
-    @property
-    def plural(self) -> str:
-        """The plural of the name; the name itself where it is one ("scissors")."""
-        return plural_of(self.name)
-
 
 _ODD_PLURALS = {
     "wolf": "wolves", "mouse": "mice", "sheep": "sheep", "deer": "deer", "fish": "fish",
     "shrimp": "shrimp", "squid": "squid", "cactus": "cacti", "octopus": "octopuses",
     "tomato": "tomatoes", "potato": "potatoes", "volcano": "volcanoes", "scarf": "scarves",
-    "leaf": "leaves", "snowman": "snowmen", "dice": "dice", "corn": "corn", "fish cake": "fish",
+    "leaf": "leaves", "snowman": "snowmen", "dice": "dice", "corn": "corn",
     "bus": "buses", "lightning": "lightning", "popcorn": "popcorn", "milk": "milk",
     # "watches" is mostly a verb
     "watch": "wristwatches",

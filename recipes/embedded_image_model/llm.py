@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from generators.caption_filter import Accepted, CaptionFilter
+from generators.captioner import Captioned
 from generators.concepts import ConceptBank, ConceptStream, Draw
 from generators.language.base import Sampling
 from generators.language.embedded_llm import embedded_llm_folder
@@ -21,6 +23,45 @@ from recipes.embedded_image_model.config import CaptionConfig
 from recipes.embedded_image_model.training import Clock
 
 _INCARNATION = 0
+
+
+class CaptionWriter:
+    """The embedded LLM behind a bank's draws, prompts and filter: what a generator would write.
+
+    check: the filter; it forgets nothing, so a writer is for one set of captions.
+    """
+
+    def __init__(
+        self,
+        bank: ConceptBank,
+        check: CaptionFilter,
+        sampling: Sampling,
+        *,
+        seed: int,
+        incarnation: int,
+    ) -> None:
+        self._prompts, self._check = bank.prompts, check
+        self._key = (seed, incarnation, 0)
+        self._stream = ConceptStream(bank, *self._key)
+        self._model = TransformersModel(str(embedded_llm_folder()), sampling=sampling)
+
+    def draw(self, counter: int) -> Draw:
+        """What caption `counter` is to be about."""
+        return self._stream.draw(counter)
+
+    def write(self, counters: Sequence[int]) -> Iterator[Captioned]:
+        """The accepted captions of these draws, in order."""
+        draws = [self.draw(counter) for counter in counters]
+        seeds = [derive_seed("caption", *self._key, counter) for counter in counters]
+        written = self._model.complete([build_prompt(d, self._prompts) for d in draws], seeds)
+        for draw, one, counter in zip(draws, written, counters, strict=True):
+            verdict = self._check.check(one.text, draw, finished=one.finished)
+            if isinstance(verdict, Accepted):
+                yield Captioned(draw, verdict.caption, counter)
+
+    def close(self) -> None:
+        """Let the model go."""
+        self._model.close()
 
 
 def write_captions(
@@ -45,43 +86,39 @@ def write_captions(
 
     if missing() <= 0:
         return
-    stream = ConceptStream(bank, seed, _INCARNATION, 0)
-    check = CaptionFilter(max_words=config.max_words, book=bank.prompts).check
-    sampling = Sampling(temperature=config.temperature, top_p=config.top_p, max_tokens=32)
-    model = TransformersModel(str(embedded_llm_folder()), sampling=sampling)
+    writer = CaptionWriter(
+        bank,
+        CaptionFilter(max_words=config.max_words, book=bank.prompts),
+        Sampling(temperature=config.temperature, top_p=config.top_p, max_tokens=32),
+        seed=seed,
+        incarnation=_INCARNATION,
+    )
     counter = have[-1]["draw"] + 1 if have else 0
     clock = Clock(f"captions {path.name}", count.total() + missing(), count.total())
     with path.open("a", encoding="utf-8") as file:
         while missing() > 0:
-            numbers, draws = [], []
-            while len(numbers) < config.batch:
-                draw = stream.draw(counter)
+            counters = []
+            while len(counters) < config.batch:
+                name = writer.draw(counter).concept.name
                 # Once there are enough in all, only concepts that are short are asked for.
-                if count.total() < each * len(wanted) or count[draw.concept.name] < least:
-                    numbers.append(counter)
-                    draws.append(draw)
+                if count.total() < each * len(wanted) or count[name] < least:
+                    counters.append(counter)
                 counter += 1
-            written = model.complete(
-                [build_prompt(draw, bank.prompts) for draw in draws],
-                [derive_seed("caption", seed, _INCARNATION, 0, number) for number in numbers],
-            )
-            for draw, one, number in zip(draws, written, numbers, strict=True):
-                verdict = check(one.text, draw, finished=one.finished)
-                if isinstance(verdict, Accepted):
-                    file.write(json.dumps(_record(draw, verdict.caption, number)) + "\n")
-                    count[draw.concept.name] += 1
+            for one in writer.write(counters):
+                file.write(json.dumps(_record(one)) + "\n")
+                count[one.draw.concept.name] += 1
             file.flush()
             clock.tick(count.total() - 1, f"{counter} asked, {missing()} missing")
-    model.close()
+    writer.close()
 
 
-def _record(draw: Draw, caption: str, number: int) -> dict[str, object]:
+def _record(one: Captioned) -> dict[str, object]:
     return {
-        "draw": number,
-        "concept": draw.concept.name,
-        "caption": caption,
-        "background": draw.background,
-        "template": draw.template,
+        "draw": one.counter,
+        "concept": one.draw.concept.name,
+        "caption": one.caption,
+        "background": one.draw.background,
+        "template": one.draw.template,
     }
 
 
