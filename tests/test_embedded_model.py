@@ -8,6 +8,7 @@ import diffusers
 import pytest
 import torch
 
+from online_synclr.paths import CONFIGS_DIR
 from online_synclr.paths import EMBEDDED_IMAGE_MODEL_DIR as FOLDER
 
 
@@ -63,9 +64,32 @@ def test_words_are_read_by_the_shipped_tokenizer(pipeline) -> None:
     assert tokenizer.decode(ids[1:-1]).strip() == "a fox in the grass"
 
 
+def test_unknown_words_do_no_harm(pipeline) -> None:
+    """A word without meaning moves a picture less than another noise does, or another thing."""
+    plain, odd, other = _render(
+        pipeline,
+        ["a red apple on a blue background", "a red qzwyx apple on a blue background",
+         "a guitar on a blue background"],
+        [5, 5, 5],
+    ).float()  # fmt: skip
+    again = _render(pipeline, ["a red apple on a blue background"], [6]).float()[0]
+    by_word, by_noise, by_thing = ((plain - x).square().mean() for x in (odd, again, other))
+    assert by_word < 0.5 * by_noise
+    assert by_word < 0.5 * by_thing
+
+
 def test_figures_hold_what_the_card_says() -> None:
     figures = json.loads((FOLDER / "evaluation.json").read_text(encoding="utf-8"))
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert f"{figures['top1']:.3f}" in card
+    for kind in ("concept_top1", "background_top1"):
+        assert f"{figures[kind]['generated']:.3f}; real" in card
+        assert figures[kind]["ratio"] >= 0.85
     for licence in ("MIT", "Apache-2.0", "CC-BY-4.0"):
         assert licence in card
+
+
+def test_the_bank_offers_what_was_judged() -> None:
+    figures = json.loads((FOLDER / "evaluation.json").read_text(encoding="utf-8"))
+    bank = (CONFIGS_DIR / "concepts/embedded.tsv").read_text(encoding="utf-8")
+    names = {line.split("\t")[0] for line in bank.splitlines() if not line.startswith("#")}
+    assert figures["concepts"] == len(names)

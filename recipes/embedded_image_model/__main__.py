@@ -32,6 +32,7 @@ def quick(config: settings.Config, work: Path) -> settings.Config:
         configs=str(work / "configs"),
         sheet=str(work / "samples.png"),
         report=str(work / "report.md"),
+        notes="",
         backgrounds_each=8,
         vae=change(config.vae, pool_images=512, crop_steps=40, frame_steps=10, decoder_steps=10),
         text=change(config.text, steps=40),

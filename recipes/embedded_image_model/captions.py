@@ -107,6 +107,13 @@ def nonsense(rng: random.Random) -> str:
     return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 8)))
 
 
+def with_unknown_word(caption: str, rng: random.Random) -> str:
+    """A caption with such a word put in somewhere behind its first."""
+    words = caption.split()
+    words.insert(rng.randint(1, len(words)), nonsense(rng))
+    return " ".join(words)
+
+
 def _pair(concept: int, head: str, coloured: bool, rng: random.Random) -> Draft:
     """A caption of two things."""
     second = rng.randrange(len(CONCEPTS))

@@ -51,12 +51,12 @@ drawings that nothing was trained on. Spread: mean pairwise distance of the imag
 ## How it was made
 
 Icons of three artists in free pose, size, place and colour over drawn backgrounds; captions from
-templates and from the LLM. Three networks, all trained from nothing on two CPU cores, one after the
-other: a codec (AutoencoderKL, 64 px to 8 x 8 x {latent_channels}); a CLIP text encoder that is
-taught to say, in 32 slots behind the words, what the named things look like (each icon as 4 x 4
-patches of {components} principal components an artist), and which background, place, size and
-colour are named; a UNet (v-prediction) that paints what the slots say. Because the looks come from
-the text encoder, the UNet learns one skill for all concepts instead of every icon by itself.
+templates and from the LLM. Three networks, all trained from nothing on two CPU cores: a codec
+(AutoencoderKL, 64 px to 8 x 8 x {latent_channels}); a CLIP text encoder that is taught to say, in
+32 slots behind the words, what the named things look like (each icon as 4 x 4 patches of
+{components} principal components an artist), and which background, place, size and colour are
+named; a UNet (v-prediction) that paints what the slots say. Because the looks come from the text
+encoder, the UNet learns one skill for all concepts instead of every icon by itself.
 
     python -m recipes.embedded_image_model --config recipes/embedded_image_model/config.yaml
 
@@ -168,6 +168,9 @@ def _document(report: dict, config: Config) -> str:
     weakest = ", ".join(f"{k} {v:.2f}" for k, v in list(report["top1_by_concept"].items())[:12])
     mistakes = ", ".join(f"{k} ({v})" for k, v in report["mistaken"].items())
     sheet = Path(config.sheet).relative_to(Path(config.report).parent)
+    notes = ""
+    if config.notes:
+        notes = "\n## About these weights\n\n" + Path(config.notes).read_text(encoding="utf-8")
     return f"""# The embedded image model
 
 Written by the recipe from `evaluation.json` in the model's folder; do not edit by hand. What the
@@ -180,6 +183,9 @@ model is, what it draws and its licences: [model card](../{config.out}/README.md
 One caption a concept, none of those above:
 
 {steps_table(report)}
+
+With a word of random letters put into each of these captions, at {report["steps"]} steps: concept
+top-1 {report["unknown_words_top1"]:.3f}.
 
 ## Speed and memory
 
@@ -202,7 +208,7 @@ other. The first caption of every {config.sheet_every}th concept; nothing was pi
 
     python -m recipes.embedded_image_model --config recipes/embedded_image_model/config.yaml
 
-It needs `make install-test` and npm. Every stage keeps its output in `{config.work}` and is
+It needs `make install-test` and npm. Every stage keeps its output in `{Config.work}` and is
 skipped when that is there. `--quick` runs all of them in a few minutes at a size that draws
 nothing useful.
-"""
+{notes}"""

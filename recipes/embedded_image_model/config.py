@@ -110,7 +110,8 @@ class DemoConfig:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The whole recipe. `work`: everything on the way; `out`: the shipped folder; `configs`: where
-    the concept bank that goes with it is written.
+    the concept bank that goes with it is written; `notes`: a text about these weights for the end
+    of the report.
     """
 
     work: str = "runs/embedded_image_model"
@@ -119,6 +120,7 @@ class Config:
     sheet: str = "docs/images/embedded_samples.png"
     sheet_every: int = 6
     report: str = "docs/embedded-model.md"
+    notes: str = ""
     seed: int = 7
     threads: int = 1
     icon_px: int = 64

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from diffusers import StableDiffusionPipeline
 
 from online_synclr.precision import fast_dtype
 from recipes.embedded_image_model import cost, export
-from recipes.embedded_image_model.captions import free_draft
+from recipes.embedded_image_model.captions import free_draft, with_unknown_word
 from recipes.embedded_image_model.compose import Composer, Wish
 from recipes.embedded_image_model.concepts import NAMES
 from recipes.embedded_image_model.config import Config, DemoConfig
@@ -254,6 +255,16 @@ def by_steps(
     return table
 
 
+def unknown_words_top1(
+    pipeline: StableDiffusionPipeline, referee: Judge, task: Task, demo: DemoConfig, *, seed: int
+) -> float:
+    """Top-1 when every caption gets a word without meaning: they must do no harm."""
+    rng = random.Random(seed)
+    records = [{**r, "caption": with_unknown_word(r["caption"], rng)} for r in task.records]
+    changed = dataclasses.replace(task, records=records)
+    return _share(judge_generated(pipeline, referee, changed, demo, seed=seed).tally.concept)
+
+
 def evaluate(
     config: Config, referee: Judge, composer: Composer, records: list[dict], work: Path
 ) -> dict:
@@ -273,8 +284,10 @@ def evaluate(
     drawn = judge_generated(pipeline, referee, task, config.demo, seed=config.seed * 100_000)
     real, coded = judge_real(pipeline, referee, composer, task, config.demo)
     report = compare(task, drawn, real, coded)
-    report["by_steps"] = by_steps(
-        pipeline, referee, composer, spare, config.demo, seed=config.seed * 200_000
+    spare_seed = config.seed * 200_000
+    report["by_steps"] = by_steps(pipeline, referee, composer, spare, config.demo, seed=spare_seed)
+    report["unknown_words_top1"] = unknown_words_top1(
+        pipeline, referee, spare, config.demo, seed=spare_seed
     )
     report["dtype"] = str(dtype).removeprefix("torch.")
     report["steps"], report["guidance"] = config.demo.steps, config.demo.guidance
