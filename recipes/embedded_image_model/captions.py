@@ -1,4 +1,4 @@
-"""Training captions: templates that say true things of a scene, and reading the LLM's captions.
+"""Training captions: templates that say what a scene holds, and reading the LLM's captions.
 
 A caption comes as a `Wish` for the composer before the scene is drawn; what a template says of the
 object's colour is filled in afterwards, from the scene.

@@ -27,9 +27,16 @@ a download. It is small on purpose: it knows the things below and nothing else.
 ```python
 from diffusers import StableDiffusionPipeline
 
-pipeline = StableDiffusionPipeline.from_pretrained("{folder}", safety_checker=None)
-images = pipeline(["a red fox in a snowy field"] * 4, num_inference_steps={steps},
-                  guidance_scale={guidance}, height=64, width=64).images
+pipeline = StableDiffusionPipeline.from_pretrained(
+    "{folder}", safety_checker=None
+)
+images = pipeline(
+    ["a red fox in a snowy field"] * 4,
+    num_inference_steps={steps},
+    guidance_scale={guidance},
+    height=64,
+    width=64,
+).images
 ```
 
 ## What it draws
@@ -55,16 +62,17 @@ templates and from the LLM. Three networks, all trained from nothing on two CPU 
 (AutoencoderKL, 64 px to 8 x 8 x {latent_channels}); a CLIP text encoder that is taught to say, in
 32 slots behind the words, what the named things look like (each icon as 4 x 4 patches of
 {components} principal components an artist), and which background, place, size and colour are
-named; a UNet (v-prediction) that paints what the slots say. Because the looks come from the text
-encoder, the UNet learns one skill for all concepts instead of every icon by itself.
+named; a UNet (v-prediction) that paints what the slots say. The looks come from the text encoder so
+that the UNet need not learn every icon by itself.
 
     python -m recipes.embedded_image_model --config recipes/embedded_image_model/config.yaml
 
 ## Limits
 
 Fine detail is lost. Of two things the second is small and often vague. Counts beyond two, colours
-that no training picture showed, and actions are not drawn; a word it does not know is ignored. The
-judge says which thing and which background is drawn, not whether colour, place or partner is right.
+that no training picture showed, and actions are not drawn; a word it does not know hardly matters.
+The judge says which thing and which background is drawn, not whether colour, place or partner is
+right.
 
 ## Sources and licences
 
@@ -73,7 +81,8 @@ The weights derive from these icons; whoever ships them passes these notices on.
 {sources}
 
 Twemoji graphics are licensed under CC-BY 4.0 (https://creativecommons.org/licenses/by/4.0/); they
-were rasterised, recoloured, turned and composed. The licence texts are in `LICENSES/`.
+were rasterised, recoloured, turned and composed. Notices, and the texts of MIT and Apache-2.0, are
+in `LICENSES/`.
 """
 
 

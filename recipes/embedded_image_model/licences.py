@@ -6,6 +6,9 @@ from pathlib import Path
 
 from recipes.embedded_image_model.sources import SOURCES
 
+APACHE = Path(__file__).parents[2] / "LICENSE"
+"""This project's own licence is the same."""
+
 MIT = """MIT License
 
 Copyright (c) Microsoft Corporation.
@@ -44,8 +47,9 @@ URLS = {
 
 
 def write(folder: Path) -> None:
-    """One notice a source; the MIT licence asks for its text as well."""
+    """One notice a source; MIT and Apache-2.0 ask for their texts as well."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "Apache-2.0.txt").write_bytes(APACHE.read_bytes())
     for source in SOURCES:
         notice = NOTICE.format(
             artist=source.artist, home=source.home, licence=source.licence,

@@ -28,7 +28,7 @@ _INCARNATION = 0
 class CaptionWriter:
     """The embedded LLM behind a bank's draws, prompts and filter: what a generator would write.
 
-    check: the filter; it forgets nothing, so a writer is for one set of captions.
+    check: the filter; it remembers what it has let through, so a writer is for one set of captions.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A pool of composed scenes as pixels, for the codec; the text plays no part in it."""
+"""Composers over the cached drawings, and scenes without captions for the codec and the judge."""
 
 from __future__ import annotations
 
