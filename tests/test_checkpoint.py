@@ -78,8 +78,9 @@ def save(
     )
 
 
-def test_training_continues_to_the_bit(tmp_path: Path) -> None:
-    config = make_config(tmp_path)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_continues_to_the_bit(tmp_path: Path, optimizer: str) -> None:
+    config = make_config(tmp_path, optimizer={"name": optimizer})
     torch.manual_seed(11)
     train, intake = tiny_step(config), make_intake(config)
     use_intake(intake, config, 14)
@@ -127,6 +128,23 @@ def test_nothing_to_restore_starts_at_zero(tmp_path: Path) -> None:
     assert restored == checkpoint.Restored()
     for name, value in weights(train).items():
         assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize(("then", "now"), [("adamw", "muon"), ("muon", "adamw")])
+def test_another_optimiser_is_refused_in_one_line(tmp_path: Path, then: str, now: str) -> None:
+    config = make_config(tmp_path, optimizer={"name": then})
+    save(tmp_path, config, 1, tiny_step(config), make_intake(config))
+    other = make_config(tmp_path, optimizer={"name": now})
+    said = rf"trainer\.optimizer\.name={then}; set it back"
+    with pytest.raises(ConfigError, match=said) as caught:
+        checkpoint.restore(
+            checkpoint.choose(other),
+            config=other,
+            train=tiny_step(other),
+            intake=make_intake(other),
+            trainers=ALONE,
+        )
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,11 @@ from trainer.checkpoint_reading import as_bytes, as_tensor, read_everywhere
 from trainer.collectives import gather_bytes
 from trainer.distributed import Trainers
 from trainer.intake import Intake, IntakeState
+from trainer.objective.optimizer import StudentOptimizer
 from trainer.step import TrainStep
 from trainer.totals import Totals
 
-FORMAT = 1
+FORMAT = 2
 CONFIG_NAME = "config.yaml"
 
 
@@ -136,13 +137,21 @@ def restore(
     return Restored(step=int(state["step"]), totals=Totals.decode(as_bytes(state["totals"])))
 
 
-def _load_optimizer(
-    optimizer: torch.optim.Optimizer, state: dict[str, Any], config: Config
-) -> None:
+def _load_optimizer(optimizer: StudentOptimizer, state: dict[str, Any], config: Config) -> None:
+    if set(state) != set(optimizer.names):
+        saved = "muon" if "muon" in state else "adamw"
+        raise ConfigError(
+            f"run.resume: the checkpoint was written with trainer.optimizer.name={saved}; set it "
+            "back, or name another run.dir to start anew."
+        )
     optimizer.load_state_dict(state)
     # Settings win over what was saved; rate and decay are set before every step anyway.
+    settings = config.trainer.optimizer
     for group in optimizer.param_groups:
-        group["betas"] = config.trainer.optimizer.betas
+        if "betas" in group:
+            group["betas"] = settings.betas
+        else:
+            group["rate"] = settings.muon_lr_ratio
 
 
 def _rank_state(intake: Intake, device: torch.device) -> RankState:

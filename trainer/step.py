@@ -1,9 +1,9 @@
 """One optimiser step.
 
-    uint8 batch -> views -> student, teacher -> losses -> backward -> clip -> AdamW -> teacher
+    uint8 batch -> views -> student, teacher -> losses -> backward -> clip -> optimiser -> teacher
 
 The host only queues work and never waits for the device: whether the loss is finite is a flag that
-stays there, reduced over the trainers, and AdamW leaves everything as it was where it is set. The
+stays there, reduced over the trainers, and the optimiser leaves all as it was where it is set. The
 collectives inside wait for the other trainers, which the vote before the step has made sure of.
 """
 
@@ -48,7 +48,7 @@ class TrainStep:
         """Queue the step and return the scheduled values it uses."""
         settings = step_settings(self._config.trainer, step)
         parts = self._losses(batch, step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         torch.autograd.backward(parts.total)
         norm = self._clip()
         bad = self._flag_non_finite(parts.total, norm)
@@ -100,11 +100,7 @@ class TrainStep:
 
     def _update(self, settings: StepSettings, bad: torch.Tensor) -> None:
         apply_settings(self.optimizer, settings)
-        # The hook of torch's GradScaler: the fused kernels leave parameters, moments and step
-        # counts as they are where the flag is set, without the host having to know.
-        self.optimizer.found_inf = bad  # type: ignore[attr-defined]
-        self.optimizer.grad_scale = None  # type: ignore[attr-defined]
-        self.optimizer.step()
+        self.optimizer.step(bad)
 
 
 def distribute(student: nn.Module, trainers: Trainers) -> nn.Module:

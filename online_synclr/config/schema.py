@@ -271,8 +271,12 @@ class MimConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW and its schedules."""
+    """The optimiser and its schedules."""
 
+    name: Literal["adamw", "muon"] = Field(
+        "adamw", description="`muon`: for the matrices of blocks, projector and predictor."
+    )
+    muon_lr_ratio: Positive = Field(1.0, description="Muon's rate over that of the rest.")
     peak_lr: Positive = Field(2e-3, description="At `lr_reference_groups` (paper: 2e-3 for B).")
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     lr_reference_groups: Count = Field(8192, description="Global batch, captions, of `peak_lr`.")
