@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _EDGE_BYTES = 2**20
-_MARKER_FILES = ("model_index.json", "config.json")
+PIPELINE_INDEX = "model_index.json"
+"""Names the parts of a diffusers pipeline, each a folder."""
+_MARKER_FILES = (PIPELINE_INDEX, "config.json")
 _WEIGHTS = {".safetensors", ".bin", ".gguf", ".pt", ".pth"}
 _TEXTS = {".json", ".txt", ".model", ".jinja"}
 
@@ -20,8 +22,9 @@ def fingerprint(parts: Mapping[str, object]) -> str:
 def model_identity(model: str, revision: str | None = None) -> str:
     """What identifies a model's weights, without reading all of them.
 
-    A folder: a hash over names, sizes, small files and both ends of every weight file. A hub id:
-    the commit in the local cache, else the revision asked for.
+    A folder: a hash over names, sizes, small files and both ends of every weight file; of a
+    pipeline only what its index names, so that licences and figures beside it do not count. A hub
+    id: the commit in the local cache, else the revision asked for.
     """
     folder = Path(model)
     if folder.is_dir():
@@ -31,11 +34,22 @@ def model_identity(model: str, revision: str | None = None) -> str:
 
 def _hash_folder(folder: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in _WEIGHTS | _TEXTS):
+    for path in sorted(p for p in _model_files(folder) if p.suffix in _WEIGHTS | _TEXTS):
         digest.update(f"{path.relative_to(folder)}:{path.stat().st_size}".encode())
         for chunk in _sampled(path):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _model_files(folder: Path) -> Iterator[Path]:
+    index = folder / PIPELINE_INDEX
+    if not index.exists():
+        yield from folder.rglob("*")
+        return
+    yield index
+    for name in json.loads(index.read_text(encoding="utf-8")):
+        if not name.startswith("_"):
+            yield from (folder / name).rglob("*")
 
 
 def _sampled(path: Path) -> Iterator[bytes]:

@@ -65,3 +65,20 @@ def test_a_models_identity_follows_its_files(tmp_path: Path) -> None:
     assert model_identity(str(tmp_path)) != before
     assert model_identity("someone/unheard-of", "v1") == "someone/unheard-of@v1"
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+def test_what_a_pipeline_does_not_load_is_no_part_of_its_identity(tmp_path: Path) -> None:
+    index = tmp_path / "model_index.json"
+    index.write_text('{"_class_name": "P", "unet": ["diffusers", "U"], "vae": [null, null]}')
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text("{}")
+    before = model_identity(str(tmp_path))
+    (tmp_path / "LICENSES").mkdir()
+    (tmp_path / "LICENSES" / "MIT.txt").write_text("free of charge")
+    (tmp_path / "evaluation.json").write_text("{}")
+    assert model_identity(str(tmp_path)) == before
+    (tmp_path / "unet" / "config.json").write_text('{"a": 1}')
+    changed = model_identity(str(tmp_path))
+    assert changed != before
+    index.write_text('{"_class_name": "Q", "unet": ["diffusers", "U"], "vae": [null, null]}')
+    assert model_identity(str(tmp_path)) != changed
