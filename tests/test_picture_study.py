@@ -7,13 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 pytest.importorskip("diffusers")
 
 from online_synclr.config import load_config
 from online_synclr.stream.group import Group
-from recipes.picture_study import learn, pictures, report
+from recipes.picture_study import learn, pictures, report, things
 from recipes.picture_study.captions import Asked
+from trainer.evaluation.image_folder import LabelledImages
+from trainer.objective.model import build_model
 
 STUDY = Path(__file__).parents[1] / "recipes/picture_study/study.yaml"
 ASKED = [Asked(f"a fox number {i}", "fox", "concept", "", "", i) for i in range(4)]
@@ -64,11 +68,30 @@ def test_a_result_is_taken_again_only_for_the_same_settings(tmp_path: Path) -> N
     assert learn.run(longer, _groups("one", 100), out, "test")["steps"] == 4
 
 
+def test_things_are_told_apart_by_weights_that_can(tmp_path: Path) -> None:
+    config = load_config(STUDY, ["trainer.backbone_args.depth=1"])
+    random = torch.Generator().manual_seed(0)
+    kinds = torch.randint(0, 255, (4, 3, 64, 64), generator=random, dtype=torch.uint8)
+    labels = torch.arange(4).repeat(6)
+    images = LabelledImages(kinds[labels], labels, ("a", "b", "c", "d"))
+    assert things.accuracy(config, None, images) == 1.0
+    weights = build_model(config.trainer, run_seed=0).teacher.backbone.state_dict()
+    blind = {name: torch.zeros_like(value) for name, value in weights.items()}
+    assert things.accuracy(config, blind, images) < 0.5
+    out = tmp_path / "this-0.json"
+    out.write_text("{}")
+    save_file(blind, out.with_suffix(".safetensors"))
+    things.add(config, out, images)
+    before, after = json.loads(out.read_text())["things"]
+    assert before == 1.0
+    assert after < 0.5
+
+
 def _write_runs(folder: Path, ends: dict[str, float], groups: int = 8) -> None:
     for arm, end in ends.items():
         run = {
             "curve": [[0, 0.18], [2, end]], "steps": 2, "groups": groups, "images": 4 * groups,
-            "reuse": 2.0,
+            "reuse": 2.0, "things": [0.05, 0.05 + 2 * (end - 0.18)],
         }  # fmt: skip
         (folder / f"{arm}-0.json").write_text(json.dumps(run))
 
@@ -78,7 +101,9 @@ def test_the_report_says_what_share_of_the_ceiling_is_recovered(tmp_path: Path) 
     _write_runs(tmp_path, {"first": 0.20, "this": 0.27, "real": 0.28})
     report.write(tmp_path, [0], ["first", "this", "real"], tmp_path / "docs")
     text = (tmp_path / "docs/picture-study.md").read_text()
-    assert "this version 0.90" in text
+    assert text.count("this version 0.90") == 2
+    assert "Check set: of the ceiling's mean gain over random weights, 10.0 points" in text
+    assert "compositions: of the ceiling's mean gain over random weights, 20.0 points" in text
     assert "first version of the image model 0.20" in text
 
 

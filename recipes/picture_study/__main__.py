@@ -25,7 +25,7 @@ from online_synclr.stream.group import Group
 from recipes.embedded_image_model import config as image_settings
 from recipes.embedded_image_model import scenes
 from recipes.embedded_image_model.concepts import NAMES
-from recipes.picture_study import captions, learn, pictures, report
+from recipes.picture_study import captions, learn, pictures, report, things
 
 CONFIG = Path(__file__).with_name("study.yaml")
 RECIPE = Path("recipes/embedded_image_model/config.yaml")
@@ -55,7 +55,7 @@ def main() -> None:
         for arm in args.arms:
             one(args, arm, seed)
     if args.until == "report":
-        folder = Path(load_config(CONFIG, args.overrides).run.dir)
+        folder = _measure_things(args)
         report.write(folder, args.seeds, args.arms, Path("docs"))
 
 
@@ -75,6 +75,18 @@ def one(args: argparse.Namespace, arm: str, seed: int) -> None:
     groups = pictures.kept(path, make, asked, seed=seed, maker=maker)
     if args.until != "pictures":
         learn.run(config, groups, folder / f"{arm}-{seed}.json", f"{arm}, seed {seed}")
+
+
+def _measure_things(args: argparse.Namespace) -> Path:
+    """The second measure of every run; returns the run folder."""
+    recipe = image_settings.load(args.recipe)
+    composer = scenes.composer(Path(args.work or recipe.work), recipe, seed=things.SEED)
+    images = things.compositions(composer)
+    for seed in args.seeds:
+        config = load_config(CONFIG, [f"run.seed={seed}", *args.overrides])
+        for arm in args.arms:
+            things.add(config, Path(config.run.dir) / f"{arm}-{seed}.json", images)
+    return Path(config.run.dir)
 
 
 def _maker(

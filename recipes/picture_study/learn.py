@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from online_synclr.config import Config
 from online_synclr.stream.group import Group
@@ -24,6 +25,7 @@ from trainer.step import TrainStep
 def run(config: Config, groups: list[Group], out: Path, say: str) -> dict[str, object]:
     """Train for `trainer.steps`; the curve of the teacher's kNN accuracy, kept in `out`.
 
+    The teacher's backbone is kept beside it, for a look at what the figures do not say.
     The curve's first value is that of the weights before any step. A result that is there already
     is taken if the settings, the captions and the maker of the pictures are the same.
     """
@@ -63,6 +65,7 @@ def run(config: Config, groups: list[Group], out: Path, say: str) -> dict[str, o
         "reuse": round(config.trainer.steps * config.trainer.batch_groups / len(groups), 2),
         "distinct_captions": len({group.recipe.caption for group in groups}),
     }
+    save_file(model.teacher.backbone.state_dict(), out.with_suffix(".safetensors"))
     out.write_text(json.dumps(outcome))
     return outcome
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 MEANING = {
@@ -35,40 +35,61 @@ def _ends(runs: list[dict], place: int) -> list[float]:
     return [100 * run["curve"][place][1] for run in runs]
 
 
+def _things(runs: list[dict], place: int) -> list[float]:
+    """kNN accuracy among things, in per cent, before (0) or after (-1) every run."""
+    return [100 * run["things"][place] for run in runs]
+
+
 def _spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f} ({min(values):.1f} - {max(values):.1f})"
 
 
 def table(runs: dict[str, list[dict]]) -> str:
     """One row an arm; mean and range over the seeds."""
-    rows = ["| pictures | images | reuse | steps | kNN, % | gain over random weights, points |"]
-    rows.append("| --- | --- | --- | --- | --- | --- |")
+    columns = (
+        "pictures", "images", "reuse", "steps", "check set: kNN, %",
+        "gain over random weights, points", "things in real compositions: kNN, %",
+    )  # fmt: skip
+    rows = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for arm, of_arm in runs.items():
         after, before = _ends(of_arm, -1), _ends(of_arm, 0)
         gains = [a - b for a, b in zip(after, before, strict=True)]
         one = of_arm[0]
         rows.append(
             f"| {MEANING[arm]} | {one['images']} | {one['reuse']} | {one['steps']} | "
-            f"{_spread(after)} | {_spread(gains)} |"
+            f"{_spread(after)} | {_spread(gains)} | {_spread(_things(of_arm, -1))} |"
         )
-    floor = _ends(next(iter(runs.values())), 0)
-    rows.append(f"| none: random weights | 0 | 0 | 0 | {_spread(floor)} | 0 |")
+    any_arm = next(iter(runs.values()))
+    rows.append(
+        f"| none: random weights | 0 | 0 | 0 | {_spread(_ends(any_arm, 0))} | 0 | "
+        f"{_spread(_things(any_arm, 0))} |"
+    )
     return "\n".join(rows)
 
 
 def recovered(runs: dict[str, list[dict]]) -> str:
-    """The share of the ceiling's gain that rendered pictures give."""
+    """The share of the ceiling's gain that rendered pictures give, in both measures."""
     if "real" not in runs:
         return "The ceiling was not run."
+    return "\n".join(
+        [
+            f"- Check set: {_shares(runs, _ends)}",
+            f"- Things in real compositions: {_shares(runs, _things)}",
+        ]
+    )
 
+
+def _shares(
+    runs: dict[str, list[dict]], measure: Callable[[list[dict], int], Sequence[float]]
+) -> str:
     def gain(arm: str) -> float:
-        return statistics.mean(_ends(runs[arm], -1)) - statistics.mean(_ends(runs[arm], 0))
+        return statistics.mean(measure(runs[arm], -1)) - statistics.mean(measure(runs[arm], 0))
 
     ceiling = gain("real")
     if ceiling <= 0:
-        return "The ceiling gains nothing over random weights, so no share of it can be named."
+        return "the ceiling gains nothing over random weights, so no share of it can be named."
     return (
-        f"Of the ceiling's mean gain over random weights, {ceiling:.1f} points: "
+        f"of the ceiling's mean gain over random weights, {ceiling:.1f} points, "
         + ", ".join(f"{MEANING[arm]} {gain(arm) / ceiling:.2f}" for arm in runs if arm != "real")
         + "."
     )

@@ -1,0 +1,58 @@
+"""How well backbones tell things apart in fresh real compositions: a second, sharper measure.
+
+The check set says whether what was learnt carries over to another artist, in coarse categories and
+502 pictures. This one stays with the artists that were learnt from and asks for the thing itself.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from online_synclr.config import Config
+from recipes.embedded_image_model.compose import Composer, Wish
+from recipes.embedded_image_model.concepts import NAMES, OFFERED
+from trainer.evaluation.features import extract
+from trainer.evaluation.image_folder import LabelledImages
+from trainer.evaluation.knn import leave_one_out_accuracy
+from trainer.objective.model import build_model
+from trainer.objective.precision import autocast
+
+EACH = 20
+SEED = 4321
+
+
+def compositions(composer: Composer) -> LabelledImages:
+    """`EACH` compositions of every offered thing alone, on any background; labelled by thing."""
+    images = []
+    for _ in range(EACH):
+        composed = composer.compose([Wish(concept=concept) for concept in OFFERED]).images_B3SS
+        images.append(composed.mul(255).round().to(torch.uint8))
+    labels = torch.arange(len(OFFERED)).repeat(EACH)
+    return LabelledImages(torch.cat(images), labels, tuple(NAMES[index] for index in OFFERED))
+
+
+def add(config: Config, result: Path, images: LabelledImages) -> None:
+    """Add `things`, the accuracy before and after training, to a run's result if it has none."""
+    outcome = json.loads(result.read_text())
+    if "things" not in outcome:
+        weights = load_file(result.with_suffix(".safetensors"))
+        outcome["things"] = [accuracy(config, None, images), accuracy(config, weights, images)]
+        result.write_text(json.dumps(outcome))
+
+
+def accuracy(
+    config: Config, weights: dict[str, torch.Tensor] | None, images: LabelledImages
+) -> float:
+    """kNN accuracy, leave-one-out, of the backbone with these weights; None: its random ones."""
+    device = torch.device("cpu")
+    backbone = build_model(config.trainer, run_seed=config.run.seed, device=device).teacher.backbone
+    if weights is not None:
+        backbone.load_state_dict(weights)
+    with autocast(config.trainer.precision, device):
+        features_ND = extract(backbone, images.images_NCHW, device)
+    neighbours = config.monitor.knn_neighbours
+    return leave_one_out_accuracy(features_ND, images.labels_N, neighbours=neighbours)
