@@ -15,11 +15,9 @@ from safetensors.torch import load_file
 from online_synclr.config import Config
 from recipes.embedded_image_model.compose import Composer, Wish
 from recipes.embedded_image_model.concepts import NAMES, OFFERED
-from trainer.evaluation.features import extract
 from trainer.evaluation.image_folder import LabelledImages
-from trainer.evaluation.knn import leave_one_out_accuracy
+from trainer.evaluation.probe import backbone_accuracy
 from trainer.objective.model import build_model
-from trainer.objective.precision import autocast
 
 EACH = 20
 SEED = 4321
@@ -52,7 +50,4 @@ def accuracy(
     backbone = build_model(config.trainer, run_seed=config.run.seed, device=device).teacher.backbone
     if weights is not None:
         backbone.load_state_dict(weights)
-    with autocast(config.trainer.precision, device):
-        features_ND = extract(backbone, images.images_NCHW, device)
-    neighbours = config.monitor.knn_neighbours
-    return leave_one_out_accuracy(features_ND, images.labels_N, neighbours=neighbours)
+    return backbone_accuracy(backbone, images, config, device)

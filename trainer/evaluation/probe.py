@@ -43,9 +43,7 @@ class KnnProbe:
         """
         if self._images is None:
             return None
-        with autocast(self._config.trainer.precision, self._device):
-            features_ND = extract(backbone, self._images.images_NCHW, self._device)
-        return self._accuracy(features_ND, self._images)
+        return backbone_accuracy(backbone, self._images, self._config, self._device)
 
     def baselines(self, seed: int) -> dict[str, float]:
         """What no training reaches: `raw_pixels`, and `random_weights` of the settings' backbone.
@@ -58,8 +56,19 @@ class KnnProbe:
         model = build_model(fresh, run_seed=seed, device=self._device)
         random_weights = self.accuracy(model.teacher.backbone)
         assert random_weights is not None
-        raw = self._accuracy(raw_pixels(self._images.images_NCHW), self._images)
+        raw = leave_one_out_accuracy(
+            raw_pixels(self._images.images_NCHW),
+            self._images.labels_N,
+            neighbours=self._neighbours,
+        )
         return {"raw_pixels": raw, "random_weights": random_weights}
 
-    def _accuracy(self, features_ND: torch.Tensor, images: LabelledImages) -> float:
-        return leave_one_out_accuracy(features_ND, images.labels_N, neighbours=self._neighbours)
+
+def backbone_accuracy(
+    backbone: Backbone, images: LabelledImages, config: Config, device: torch.device
+) -> float:
+    """kNN accuracy, leave-one-out, of a backbone's features in the precision of the settings."""
+    with autocast(config.trainer.precision, device):
+        features_ND = extract(backbone, images.images_NCHW, device)
+    neighbours = config.monitor.knn_neighbours
+    return leave_one_out_accuracy(features_ND, images.labels_N, neighbours=neighbours)
