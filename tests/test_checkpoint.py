@@ -102,6 +102,19 @@ def test_training_continues_to_the_bit(tmp_path: Path, optimizer: str) -> None:
         assert torch.equal(value, expected[name]), name
 
 
+def test_settings_of_the_optimiser_win_over_what_was_saved(tmp_path: Path) -> None:
+    config = make_config(tmp_path, optimizer={"name": "muon", "muon_lr_ratio": 2.0})
+    save(tmp_path, config, 1, tiny_step(config), make_intake(config))
+    changed = {"name": "muon", "muon_lr_ratio": 5.0, "betas": [0.8, 0.9]}
+    other = make_config(tmp_path, optimizer=changed)
+    train = tiny_step(other)
+    path = checkpoint.choose(other)
+    checkpoint.restore(path, config=other, train=train, intake=make_intake(other), trainers=ALONE)
+    adamw, muon = train.optimizer.param_groups[:-1], train.optimizer.param_groups[-1]
+    assert muon["rate"] == 5.0
+    assert [(group["betas"], group["rate"]) for group in adamw] == [((0.8, 0.9), 1.0)] * 2
+
+
 def test_the_intake_counts_on_and_its_groups_are_gone(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     train, intake = tiny_step(config), make_intake(config)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import diffusers
 import pytest
@@ -10,6 +12,8 @@ import torch
 
 from online_synclr.paths import CONFIGS_DIR
 from online_synclr.paths import EMBEDDED_IMAGE_MODEL_DIR as FOLDER
+from recipes.embedded_image_model import card
+from recipes.embedded_image_model.config import load
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +84,12 @@ def test_unknown_words_do_no_harm(pipeline) -> None:
 
 def test_figures_hold_what_the_card_says() -> None:
     figures = json.loads((FOLDER / "evaluation.json").read_text(encoding="utf-8"))
-    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
     for kind in ("concept_top1", "background_top1"):
-        assert f"{figures[kind]['generated']:.3f}; real" in card
+        assert f"{figures[kind]['generated']:.3f}; real" in text
         assert figures[kind]["ratio"] >= 0.85
     for licence in ("MIT", "Apache-2.0", "CC-BY-4.0"):
-        assert licence in card
+        assert licence in text
 
 
 def test_the_bank_offers_what_was_judged() -> None:
@@ -93,3 +97,17 @@ def test_the_bank_offers_what_was_judged() -> None:
     bank = (CONFIGS_DIR / "concepts/embedded.tsv").read_text(encoding="utf-8")
     names = {line.split("\t")[0] for line in bank.splitlines() if not line.startswith("#")}
     assert figures["concepts"] == len(names)
+
+
+def test_card_and_report_are_what_the_recipe_writes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    root = CONFIGS_DIR.parent
+    monkeypatch.chdir(root)
+    config = load(root / "recipes/embedded_image_model/config.yaml")
+    assert (FOLDER / "README.md").read_text("utf-8") == card.model_card(config)
+    assert (root / config.report).read_text("utf-8") == card.document(config)
+    about_others = tmp_path / "notes.md"
+    about_others.write_text("Made long ago.")
+    assert "long ago" not in card.document(replace(config, notes=str(about_others)))
+    assert "is about other weights" in capsys.readouterr().out

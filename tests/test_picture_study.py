@@ -64,6 +64,10 @@ def test_a_result_is_taken_again_only_for_the_same_settings(tmp_path: Path) -> N
     assert first["reuse"] == 1.0
     again = learn.run(config, _groups("one", 100), out, "test")
     assert again["key"] == first["key"]
+    out.write_text(out.read_text().replace('"steps": 2', '"steps": 3'))
+    assert learn.run(config, _groups("one", 100), out, "test")["steps"] == 3, "trained again"
+    out.with_suffix(".safetensors").unlink()
+    assert learn.run(config, _groups("one", 100), out, "test")["steps"] == 2, "no weights"
     longer = load_config(STUDY, [*small, "trainer.steps=4"])
     assert learn.run(longer, _groups("one", 100), out, "test")["steps"] == 4
 
@@ -85,6 +89,15 @@ def test_things_are_told_apart_by_weights_that_can(tmp_path: Path) -> None:
     before, after = json.loads(out.read_text())["things"]
     assert before == 1.0
     assert after < 0.5
+    pixels = json.loads(out.read_text())["raw_pixels"]
+    assert pixels["things"] == 1.0
+    assert 0.2 < pixels["check set"] < 0.5
+    out.write_text(out.read_text().replace("1.0", "0.7"))
+    things.add(config, out, images)
+    assert json.loads(out.read_text())["things"][0] == 0.7, "measured again"
+    others = LabelledImages(kinds[labels], labels.flip(0), images.names)
+    things.add(config, out, others)
+    assert json.loads(out.read_text())["things"][0] == 1.0, "figures of other images were kept"
 
 
 def _write_runs(folder: Path, ends: dict[str, float], groups: int = 8) -> None:
@@ -92,6 +105,7 @@ def _write_runs(folder: Path, ends: dict[str, float], groups: int = 8) -> None:
         run = {
             "curve": [[0, 0.18], [2, end]], "steps": 2, "groups": groups, "images": 4 * groups,
             "reuse": 2.0, "things": [0.05, 0.05 + 2 * (end - 0.18)],
+            "raw_pixels": {"check set": 0.333, "things": 0.285},
         }  # fmt: skip
         (folder / f"{arm}-0.json").write_text(json.dumps(run))
 
@@ -105,6 +119,7 @@ def test_the_report_says_what_share_of_the_ceiling_is_recovered(tmp_path: Path) 
     assert "Check set: of the ceiling's mean gain over random weights, 10.0 points" in text
     assert "compositions: of the ceiling's mean gain over random weights, 20.0 points" in text
     assert "first version of the image model 0.20" in text
+    assert "| none: raw pixels at 16 x 16 | 0 | 0 | 0 | 33.3 | | 28.5 |" in text
 
 
 def test_runs_of_different_length_are_not_compared(tmp_path: Path) -> None:

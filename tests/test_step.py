@@ -80,13 +80,18 @@ def test_no_clipping_when_it_is_off() -> None:
     assert norm == pytest.approx(step.meter.read().means["grad_norm"])
 
 
+def _moments(step: TrainStep) -> list[dict[str, torch.Tensor]]:
+    parts = step.optimizer.state_dict().values()
+    return [moments for part in parts for moments in part["state"].values()]
+
+
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_a_step_that_is_not_finite_changes_neither_student_nor_optimiser(name: str) -> None:
     config = tiny_config(optimizer={"name": name})
     step = tiny_step(config)
     step(tiny_batch(config, 0), 0)
     before = weights(step)
-    moments = copy.deepcopy(list(step.optimizer.state.values()))
+    moments = copy.deepcopy(_moments(step))
     losses = step._losses
     poison(step)
     step(tiny_batch(config, 1), 1)
@@ -95,7 +100,7 @@ def test_a_step_that_is_not_finite_changes_neither_student_nor_optimiser(name: s
         if name.startswith("student."):
             assert torch.equal(after[name], old), name
         assert bool(torch.isfinite(after[name]).all()), name
-    for now, then in zip(step.optimizer.state.values(), moments, strict=True):
+    for now, then in zip(_moments(step), moments, strict=True):
         assert now.keys() == then.keys()
         for key, value in now.items():
             assert torch.equal(value, then[key]), key

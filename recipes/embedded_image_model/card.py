@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from generators.fingerprint import model_identity
 from recipes.embedded_image_model.backgrounds import BACKGROUNDS
 from recipes.embedded_image_model.codes import COMPONENTS
 from recipes.embedded_image_model.concepts import NAMES, OFFERED
@@ -22,7 +23,7 @@ pipeline_tag: text-to-image
 A text-to-image model of {parameters} million parameters that draws 64 px pictures of
 {concepts} things, in three artists' hands and on {num_backgrounds} backgrounds, from short
 captions. It lets Online SynCLR run whole, its real image renderer included, on any machine, without
-a download. It is small on purpose: it knows the things below and nothing else.
+a download. It is small on purpose: it is meant to draw the things below and no others.
 
 ```python
 from diffusers import StableDiffusionPipeline
@@ -81,8 +82,8 @@ The weights derive from these icons; whoever ships them passes these notices on.
 {sources}
 
 Twemoji graphics are licensed under CC-BY 4.0 (https://creativecommons.org/licenses/by/4.0/); they
-were rasterised, recoloured, turned and composed. Notices, and the texts of MIT and Apache-2.0, are
-in `LICENSES/`.
+were rasterised, scaled, recoloured, turned, mirrored and composed. Notices, and the texts of MIT
+and Apache-2.0, are in `LICENSES/`.
 """
 
 
@@ -151,14 +152,26 @@ def steps_table(report: dict) -> str:
 
 def write(config: Config) -> None:
     """Write the model card and the report from the shipped folder's `evaluation.json`."""
-    out = Path(config.out)
-    report = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    (Path(config.out) / "README.md").write_text(model_card(config), encoding="utf-8")
+    report = Path(config.report)
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text(document(config), encoding="utf-8")
+
+
+def _evaluation(config: Config) -> dict:
+    evaluation: dict = json.loads((Path(config.out) / "evaluation.json").read_text("utf-8"))
+    return evaluation
+
+
+def model_card(config: Config) -> str:
+    """The README of the model's folder."""
+    report = _evaluation(config)
     sources = "\n".join(
         f"- {source.artist}; {source.licence}; {source.home} "
         f"(npm `{source.package}` {source.version})"
         for source in SOURCES
     )
-    text = CARD.format(
+    return CARD.format(
         parameters=round(sum(report["parameters_m"].values()), 1), concepts=report["concepts"],
         folder=config.out, steps=report["steps"], guidance=report["guidance"],
         num_backgrounds=len(BACKGROUNDS), latent_channels=LATENT_CHANNELS, components=COMPONENTS,
@@ -166,20 +179,27 @@ def write(config: Config) -> None:
         backgrounds=", ".join(background.phrase for background in BACKGROUNDS),
         figures=f"{figures(report)}\n\n{costs(report)}", sources=sources,
     )  # fmt: skip
-    (out / "README.md").write_text(text, encoding="utf-8")
-    document = Path(config.report)
-    document.parent.mkdir(parents=True, exist_ok=True)
-    document.write_text(_document(report, config), encoding="utf-8")
 
 
-def _document(report: dict, config: Config) -> str:
+def _notes(config: Config) -> str:
+    """What was written by hand about these weights; nothing if it is about others."""
+    if not config.notes:
+        return ""
+    text = Path(config.notes).read_text(encoding="utf-8")
+    identity = model_identity(config.out)
+    if identity not in text:
+        print(f"{config.notes} is about other weights than {identity}: left out")
+        return ""
+    return f"\n## About these weights\n\n{text}"
+
+
+def document(config: Config) -> str:
     """The report: figures, weakest concepts, most frequent mistakes, the sheet."""
+    report = _evaluation(config)
     weakest = ", ".join(f"{k} {v:.2f}" for k, v in list(report["top1_by_concept"].items())[:12])
     mistakes = ", ".join(f"{k} ({v})" for k, v in report["mistaken"].items())
     sheet = Path(config.sheet).relative_to(Path(config.report).parent)
-    notes = ""
-    if config.notes:
-        notes = "\n## About these weights\n\n" + Path(config.notes).read_text(encoding="utf-8")
+    notes = _notes(config)
     return f"""# The embedded image model
 
 Written by the recipe from `evaluation.json` in the model's folder; do not edit by hand. What the

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from online_synclr.config import Config, load_config
 from online_synclr.paths import CONFIGS_DIR
 from online_synclr.stream.group import Group
 from recipes.embedded_image_model import config as image_settings
-from recipes.embedded_image_model import scenes
+from recipes.embedded_image_model import scenes, work_folder
 from recipes.embedded_image_model.concepts import NAMES
 from recipes.picture_study import captions, learn, pictures, report, things
 
@@ -48,8 +49,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
-    if "first" in args.arms and args.first is None and args.until != "report":
+    if "first" in args.arms and args.first is None:
         parser.error("the arm first needs --first, a checkout of the first version")
+    recipe = image_settings.load(args.recipe)
+    args.recipe = replace(recipe, work=args.work or recipe.work)
+    try:
+        work_folder.claim(args.recipe)
+    except ValueError as error:
+        parser.error(str(error))
     torch.set_num_threads(args.threads)
     for seed in args.seeds:
         for arm in args.arms:
@@ -79,8 +86,7 @@ def one(args: argparse.Namespace, arm: str, seed: int) -> None:
 
 def _measure_things(args: argparse.Namespace) -> Path:
     """The second measure of every run; returns the run folder."""
-    recipe = image_settings.load(args.recipe)
-    composer = scenes.composer(Path(args.work or recipe.work), recipe, seed=things.SEED)
+    composer = scenes.composer(Path(args.recipe.work), args.recipe, seed=things.SEED)
     images = things.compositions(composer)
     for seed in args.seeds:
         config = load_config(CONFIG, [f"run.seed={seed}", *args.overrides])
@@ -97,9 +103,8 @@ def _maker(
         renderer = create_renderer(config.images, device="cpu", say=print)
         make = partial(pictures.rendered, config, asked, seed=seed, renderer=renderer)
         return make, renderer.fingerprint
-    recipe = image_settings.load(args.recipe)
-    composer = scenes.composer(Path(args.work or recipe.work), recipe, seed=seed)
-    maker = f"real compositions, {len(NAMES)} concepts, recipe seed {recipe.seed}"
+    composer = scenes.composer(Path(args.recipe.work), args.recipe, seed=seed)
+    maker = f"real compositions, {len(NAMES)} concepts, recipe seed {args.recipe.seed}"
     return partial(
         pictures.composed, config, asked, seed=seed, composer=composer, maker=maker
     ), maker

@@ -27,10 +27,11 @@ def run(config: Config, groups: list[Group], out: Path, say: str) -> dict[str, o
 
     The teacher's backbone is kept beside it, for a look at what the figures do not say.
     The curve's first value is that of the weights before any step. A result that is there already
-    is taken if the settings, the captions and the maker of the pictures are the same.
+    is taken if its weights are there too and the settings, the captions and the maker of the
+    pictures are the same.
     """
     key = _key(config, groups)
-    if out.exists():
+    if out.exists() and out.with_suffix(".safetensors").exists():
         found: dict[str, object] = json.loads(out.read_text())
         if found["key"] == key:
             return found

@@ -64,6 +64,11 @@ def table(runs: dict[str, list[dict]]) -> str:
         f"| none: random weights | 0 | 0 | 0 | {_spread(_ends(any_arm, 0))} | 0 | "
         f"{_spread(_things(any_arm, 0))} |"
     )
+    raw = any_arm[0]["raw_pixels"]
+    rows.append(
+        f"| none: raw pixels at 16 x 16 | 0 | 0 | 0 | {100 * raw['check set']:.1f} | | "
+        f"{100 * raw['things']:.1f} |"
+    )
     return "\n".join(rows)
 
 

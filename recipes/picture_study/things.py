@@ -6,6 +6,7 @@ The check set says whether what was learnt carries over to another artist, in co
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from online_synclr.config import Config
 from recipes.embedded_image_model.compose import Composer, Wish
 from recipes.embedded_image_model.concepts import NAMES, OFFERED
 from trainer.evaluation.image_folder import LabelledImages
-from trainer.evaluation.probe import backbone_accuracy
+from trainer.evaluation.probe import KnnProbe, backbone_accuracy, raw_pixel_accuracy
 from trainer.objective.model import build_model
 
 EACH = 20
@@ -34,12 +35,29 @@ def compositions(composer: Composer) -> LabelledImages:
 
 
 def add(config: Config, result: Path, images: LabelledImages) -> None:
-    """Add `things`, the accuracy before and after training, to a run's result if it has none."""
+    """Add to a run's result what was measured on these images, unless it is there already.
+
+    `things` is the accuracy before and after training, `raw_pixels` that of the pixels themselves,
+    on the check set and on the things.
+    """
     outcome = json.loads(result.read_text())
-    if "things" not in outcome:
-        weights = load_file(result.with_suffix(".safetensors"))
-        outcome["things"] = [accuracy(config, None, images), accuracy(config, weights, images)]
-        result.write_text(json.dumps(outcome))
+    key = _key(config, images)
+    if outcome.get("things_key") == key:
+        return
+    weights = load_file(result.with_suffix(".safetensors"))
+    check_set = KnnProbe(config, torch.device("cpu")).baselines(config.run.seed)["raw_pixels"]
+    outcome["things"] = [accuracy(config, None, images), accuracy(config, weights, images)]
+    outcome["raw_pixels"] = {"check set": check_set, "things": raw_pixel_accuracy(images, config)}
+    outcome["things_key"] = key
+    result.write_text(json.dumps(outcome))
+
+
+def _key(config: Config, images: LabelledImages) -> str:
+    """What a measurement depends on beside the weights, in few letters."""
+    seen = hashlib.blake2b(images.images_NCHW.numpy().tobytes(), digest_size=8)
+    seen.update(images.labels_N.numpy().tobytes())
+    seen.update(json.dumps([config.monitor.knn_neighbours, config.trainer.precision]).encode())
+    return seen.hexdigest()
 
 
 def accuracy(

@@ -56,11 +56,7 @@ class KnnProbe:
         model = build_model(fresh, run_seed=seed, device=self._device)
         random_weights = self.accuracy(model.teacher.backbone)
         assert random_weights is not None
-        raw = leave_one_out_accuracy(
-            raw_pixels(self._images.images_NCHW),
-            self._images.labels_N,
-            neighbours=self._neighbours,
-        )
+        raw = raw_pixel_accuracy(self._images, self._config)
         return {"raw_pixels": raw, "random_weights": random_weights}
 
 
@@ -70,5 +66,14 @@ def backbone_accuracy(
     """kNN accuracy, leave-one-out, of a backbone's features in the precision of the settings."""
     with autocast(config.trainer.precision, device):
         features_ND = extract(backbone, images.images_NCHW, device)
+    return _accuracy(features_ND, images, config)
+
+
+def raw_pixel_accuracy(images: LabelledImages, config: Config) -> float:
+    """kNN accuracy, leave-one-out, of the pixels themselves."""
+    return _accuracy(raw_pixels(images.images_NCHW), images, config)
+
+
+def _accuracy(features_ND: torch.Tensor, images: LabelledImages, config: Config) -> float:
     neighbours = config.monitor.knn_neighbours
     return leave_one_out_accuracy(features_ND, images.labels_N, neighbours=neighbours)

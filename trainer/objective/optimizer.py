@@ -30,11 +30,6 @@ class StudentOptimizer:
         """The groups of all parts, to be changed in place."""
         return [group for part in self._parts.values() for group in part.param_groups]
 
-    @property
-    def state(self) -> dict[torch.Tensor, dict[str, Any]]:
-        """Moments by parameter, of all parts."""
-        return {key: value for part in self._parts.values() for key, value in part.state.items()}
-
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for part in self._parts.values():
