@@ -1,9 +1,10 @@
 """Groups a second through the stream between two processes, against memcpy in the same run.
 
-    python -m benchmarks.stream [--groups 4000] [--repeats 5] [--side 256] [--transport ipc tcp]
+    python -m benchmarks.stream [--groups 4000] [--repeats 5] [--side 256] [--transport ipc curve]
 
 One process renders (the same group over and over), one receives into a sink that only counts;
-checksum, header and credits are those of a run. Repeats of all cases are interleaved, medians are
+checksum, header and credits are those of a run; `curve` is tcp under keys, as runs have it, `tcp`
+the same without. Repeats of all cases are interleaved, medians are
 printed with the lowest and highest. The ratio is to a single-thread memcpy of the same bytes, timed
 before every repeat.
 """
@@ -14,22 +15,26 @@ import os
 import platform
 import statistics
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import zmq
 
 from online_synclr.stream.endpoints import make_endpoint
 from online_synclr.stream.group import Group, Recipe
+from online_synclr.stream.keys import RANKS, GeneratorKey, KeyFolder, load_generator_key
 from online_synclr.stream.messages import Hello
 from online_synclr.stream.receiver import Receiver
 from online_synclr.stream.sender import Sender
 
 Shape = tuple[int, int, int, int]
 WARM_UP_GROUPS = 64
+CASES = ("ipc", "tcp", "curve")
 
 
 class CountingSink:
@@ -73,7 +78,7 @@ def make_hello(shape: Shape) -> Hello:
     )
 
 
-def generate(address: str, shape: Shape) -> None:
+def generate(address: str, shape: Shape, key: GeneratorKey | None) -> None:
     recipe = Recipe(
         caption="a red fox in the snow",
         concept="red fox",
@@ -90,7 +95,7 @@ def generate(address: str, shape: Shape) -> None:
         image_fingerprint="bench",
     )
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    sender = Sender([address], make_hello(shape), queue_groups=16)
+    sender = Sender([address], make_hello(shape), queue_groups=16, key=key)
     while not sender.end_seen.is_set():
         sender.put(Group(recipe, images), 1.0)
     sender.close(5.0)
@@ -99,16 +104,27 @@ def generate(address: str, shape: Shape) -> None:
 def stream_rate(transport: str, shape: Shape, num_groups: int, num_credits: int) -> float:
     """Groups a second, from the end of the warm-up to the last group."""
     sink = CountingSink(num_groups + WARM_UP_GROUPS)
+    with tempfile.TemporaryDirectory() as folder:
+        keys = KeyFolder(Path(folder))
+        keys.make()
+        return _rate(transport, shape, sink, num_credits, keys if transport == "curve" else None)
+
+
+def _rate(
+    transport: str, shape: Shape, sink: CountingSink, num_credits: int, keys: KeyFolder | None
+) -> float:
     receiver = Receiver(
-        make_endpoint(transport, "127.0.0.1", 0, 0),
+        make_endpoint("ipc" if transport == "ipc" else "tcp", "127.0.0.1", 0, 0),
         "bench",
         sink,
         image_shape=shape,
         credits_per_generator=num_credits,
+        keys=keys,
     )
     receiver.start()
+    key = None if keys is None else load_generator_key(keys.generator(RANKS))
     child = multiprocessing.get_context("spawn").Process(
-        target=generate, args=(receiver.address, shape)
+        target=generate, args=(receiver.address, shape, key)
     )
     child.start()
     try:
@@ -120,7 +136,7 @@ def stream_rate(transport: str, shape: Shape, num_groups: int, num_credits: int)
         receiver.close()
         child.join(30.0)
         child.kill()
-    return num_groups / (sink.finished_s - sink.started_s)
+    return (sink.total - WARM_UP_GROUPS) / (sink.finished_s - sink.started_s)
 
 
 def memcpy_rate(shape: Shape, num_groups: int) -> float:
@@ -161,7 +177,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--credits", type=int, default=16)
-    parser.add_argument("--transport", nargs="+", default=["ipc", "tcp"])
+    parser.add_argument("--transport", nargs="+", choices=CASES, default=list(CASES))
     options = parser.parse_args()
     shape = (options.images, 3, options.side, options.side)
     print(describe_machine())

@@ -179,6 +179,7 @@ class Engine:
             heartbeat_s=stream.heartbeat_s,
             fan_out=stream.fan_out,
             position=spec.role.generator_index,
+            key=spec.role.key(),
         )
 
     def _tell(self, state: PeerState) -> None:

@@ -128,10 +128,14 @@ def _connect(config: Config, role: GeneratorRole) -> ControlGroup:
     chosen = choose_trainers(
         len(role.trainer_addresses), config.stream.fan_out, role.generator_index
     )
+    key = role.key()
     return ControlGroup(
         [
             ControlClient(
-                role.trainer_addresses[index], hello, heartbeat_s=config.stream.heartbeat_s
+                role.trainer_addresses[index],
+                hello,
+                heartbeat_s=config.stream.heartbeat_s,
+                key=key,
             )
             for index in chosen
         ]

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from online_synclr.stream.keys import GeneratorKey, load_generator_key
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorRole:
@@ -17,6 +19,7 @@ class GeneratorRole:
         local_generator_index: Among the generators of this node, from 0; the first one starts the
             node's server.
         trainer_addresses: Where the trainers' receivers listen.
+        key_path: The key to connect with; none: the trainers listen on private Unix sockets.
         gpu: Index among the GPUs this process sees; none: CPU.
         cpu_threads: Threads of the engine's libraries.
     """
@@ -28,8 +31,17 @@ class GeneratorRole:
     node_index: int
     local_generator_index: int
     trainer_addresses: tuple[str, ...]
+    key_path: Path | None = None
     gpu: int | None
     cpu_threads: int
+
+    def key(self) -> GeneratorKey | None:
+        """The key to connect with.
+
+        Raises:
+            KeysError: it cannot be used.
+        """
+        return None if self.key_path is None else load_generator_key(self.key_path)
 
     @property
     def generator_id(self) -> str:

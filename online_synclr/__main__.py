@@ -2,6 +2,7 @@
 
     torchrun --nproc_per_node=8 -m online_synclr --config configs/vitb16_8gpu.yaml key=value ...
     python -m online_synclr --config ... --dry-run
+    python -m online_synclr keys DIR [NAME ...]
 
 A wrong setting ends with one line on standard error and exit code 2, before torch is imported.
 A role's package is imported only by the ranks that play it.
@@ -38,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `python -m online_synclr`; returns the exit code."""
     launch_time = time.time()
     env = RankEnv.from_environ()
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        if argv and argv[0] == "keys":
+            return _make_keys(argv[1:])
         arguments = _parser().parse_intermixed_args(argv)
         config = _load(arguments, env)
         if arguments.dry_run:
@@ -74,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Learn visual representations from captions and images generated while "
         "training: some ranks generate, the others train.",
         epilog="Settings are listed in online_synclr/config/schema.py; any of them can be given "
-        "as section.key=value.",
+        "as section.key=value. `keys DIR` instead of all that makes keys for several hosts.",
     )
     parser.add_argument("--config", type=Path, help="YAML file; shipped ones lie in configs/")
     parser.add_argument("--resume", help="auto, never, or a checkpoint (sets run.resume)")
@@ -84,6 +88,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     return parser
+
+
+def _make_keys(argv: Sequence[str]) -> int:
+    from online_synclr.stream.keys import KeyFolder, KeysError
+
+    parser = _Parser(
+        prog="python -m online_synclr keys",
+        description="Make the keys of a run, or add some: who holds one may send it groups.",
+        epilog="Set stream.keys=DIR on every host of the run. A machine that joins with a NAME of "
+        "its own needs DIR/generators/NAME.key only; removing the trainers' copy of that file "
+        "shuts it out.",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of generators elsewhere")
+    arguments = parser.parse_args(argv)
+    try:
+        made = KeyFolder(arguments.folder).make(arguments.names)
+    except KeysError as error:
+        raise ConfigError(f"{error}.") from None
+    for path in made:
+        print(f"made {path}")
+    if not made:
+        print(f"{arguments.folder} has these keys already")
+    return 0
 
 
 def _load(arguments: argparse.Namespace, env: RankEnv) -> Config:

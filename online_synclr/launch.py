@@ -9,6 +9,7 @@ from pathlib import Path
 from online_synclr.config import Config, ConfigError, resolved_yaml
 from online_synclr.rendezvous import Rendezvous, RendezvousError, RunIdentity
 from online_synclr.run_folder import RunFolder, incarnation_of, write_durably
+from online_synclr.run_keys import check_keys, make_run_keys, rank_key
 from online_synclr.topology import (
     Member,
     RankEnv,
@@ -43,6 +44,8 @@ def run_rank(config: Config, env: RankEnv, launch_time: float) -> int:
     role = split.role_of(env.local_rank)
     if role == "generator":
         _check_generator(config, spokesman=env.local_rank == split.trainers)
+    else:
+        check_keys(config, "trainer")
     num_gpus = _num_gpus(config)
     check_gpus(config, split, num_gpus)
     gpu = gpu_of(env.local_rank, num_gpus)
@@ -133,6 +136,7 @@ def _set_up_run(place: "_Place", stack: ExitStack) -> RunIdentity:
         folder.create()
         stack.enter_context(folder.lock())
         write_durably(folder.config, resolved_yaml(place.config))
+        make_run_keys(place.config, one_host=place.roster.one_host)
         identity = RunIdentity(folder.run_id(), folder.raise_incarnation(_seeds_used(place)))
     except (ConfigError, OSError) as error:
         reason = f"run.dir={folder.root} cannot be used ({error})"
@@ -166,6 +170,7 @@ def _run_generator(place: "_Place") -> int:
         node_index=place.env.node,
         local_generator_index=local_index,
         trainer_addresses=tuple(addresses),
+        key_path=rank_key(place.config, one_host=place.roster.one_host),
         gpu=place.gpu,
         cpu_threads=place.cpu_threads,
     )
@@ -182,6 +187,7 @@ def _check_generator(config: Config, *, spokesman: bool) -> None:
 
     try:
         check_concept_bank(config)
+        check_keys(config, "generator")
         check_installed(config.captions)
     except (ConfigError, SetupError) as error:
         raise RankFailedError(str(error), exit_code=2, spokesman=spokesman) from None

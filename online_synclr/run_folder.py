@@ -54,6 +54,11 @@ class RunFolder:
         return self.root / "logs"
 
     @property
+    def keys(self) -> Path:
+        """The run's own keys, where TCP is used without `stream.keys`."""
+        return self.root / "keys"
+
+    @property
     def addresses(self) -> Path:
         """Where the trainers listen; one line each, for generators outside torchrun."""
         return self.root / "addresses.json"

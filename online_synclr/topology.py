@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from online_synclr.config import Config, ConfigError, check_shares
+from online_synclr.config.checks import is_loopback
+from online_synclr.config.schema import StreamConfig
 
 Role = Literal["trainer", "generator"]
 DEFAULT_RANKS_PER_TRAINER = 4
@@ -205,13 +207,20 @@ def check_roster(roster: Roster, config: Config) -> None:
             f"{'s' if num_generators != 1 else ''} leaves some of the {num_trainers} trainers "
             f"without groups; set it to at least {-(-num_trainers // num_generators)}, or to 0."
         )
-    if not roster.one_host:
+    if not roster.one_host and is_loopback(config.stream.host):
         hosts = sorted({member.host for member in roster.members})
         raise ConfigError(
-            f"the ranks are on {len(hosts)} hosts ({', '.join(hosts[:3])}), and no socket of this "
-            "project listens beyond loopback without keys, which this version cannot make; launch "
-            "every rank on one host."
+            f"the ranks are on {len(hosts)} hosts ({', '.join(hosts[:3])}), but trainers listen on "
+            f"stream.host={config.stream.host} only; set stream.host=0.0.0.0 and stream.keys to "
+            "a copy of one key folder on every host."
         )
+
+
+def transport_of(stream: StreamConfig, *, one_host: bool) -> Literal["ipc", "tcp"]:
+    """What `stream.transport` comes to for ranks on one host, or on several."""
+    if stream.transport != "auto":
+        return stream.transport
+    return "ipc" if one_host and is_loopback(stream.host) else "tcp"
 
 
 def planned_roster(

@@ -10,7 +10,7 @@ import zmq
 
 from online_synclr.stream.endpoints import Endpoint, bind, ipc_endpoint
 from online_synclr.stream.frames import pack, unpack
-from online_synclr.stream.messages import GroupHeader, Hello, Message, peer_identity
+from online_synclr.stream.messages import GroupHeader, Hello, Message
 from online_synclr.stream.peers import PeerView
 from online_synclr.stream.receiver import Receiver
 from online_synclr.stream.sender import Sender
@@ -119,7 +119,6 @@ class RawDealer:
     def __init__(self, address: str, hello: Hello) -> None:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.ROUTING_ID, peer_identity(hello))
         self.socket.connect(address)
         self.socket.send_multipart(pack(hello))
 

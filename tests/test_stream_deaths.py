@@ -2,10 +2,12 @@
 
 import contextlib
 import multiprocessing
+import socket
 import threading
 
 import pytest
 
+from online_synclr.stream import link
 from online_synclr.stream.endpoints import Endpoint, ipc_endpoint, make_endpoint
 from online_synclr.stream.errors import StreamError
 from online_synclr.stream.frames import pack
@@ -19,6 +21,7 @@ from online_synclr.stream.messages import (
     Status,
     Welcome,
 )
+from online_synclr.stream.sender import Sender
 from tests.stream_ends import (
     LONG_S,
     RawDealer,
@@ -140,3 +143,25 @@ def test_a_failed_sink_is_reported_not_swallowed() -> None:
         wait_until(lambda: not receiver.running)
         with pytest.raises(StreamError, match="broken sink"):
             receiver.peers()
+
+
+def test_a_connection_that_was_answered_with_junk_is_made_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """libzmq gives such a connection up for good."""
+    monkeypatch.setattr(link, "REVIVE_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as liar:
+        liar.settimeout(LONG_S)
+        port = liar.getsockname()[1]
+        sender = Sender([f"tcp://127.0.0.1:{port}"], make_hello())
+        for _ in range(3):
+            connection, _ = liar.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(64))
+                while connection.recv(4096):
+                    pass
+    sink = FakeSink()
+    with receiving(sink, make_endpoint("tcp", "127.0.0.1", port, 0)):
+        put_all(sender, range(3))
+        wait_until(lambda: len(sink.groups) == 3)
+        assert sender.close(LONG_S)

@@ -44,7 +44,7 @@ class Bench:
 
     def say(self, hello: Hello, message: Message, payload: bytes = b"") -> list[Message]:
         out = self.side.on_frames(peer_identity(hello), pack(message, payload), self.now_s)
-        assert all(outgoing.identity == peer_identity(hello) for outgoing in out)
+        assert all(outgoing.route == peer_identity(hello) for outgoing in out)
         return [outgoing.message for outgoing in out]
 
     def join(self, hello: Hello) -> int:
@@ -57,8 +57,8 @@ class Bench:
         granted: dict[bytes, int] = {}
         for outgoing in self.side.issue_credits():
             assert isinstance(outgoing.message, Credit)
-            before = granted.get(outgoing.identity, 0)
-            granted[outgoing.identity] = before + outgoing.message.num_groups
+            before = granted.get(outgoing.route, 0)
+            granted[outgoing.route] = before + outgoing.message.num_groups
         return granted
 
     def send(self, hello: Hello, lease: int, sequence: int, **changes: object) -> list[Message]:
@@ -125,10 +125,60 @@ def test_strangers_are_refused_with_a_reason(hello: Hello, words: list[str]) -> 
     assert bench.credits() == {}
 
 
-def test_a_hello_under_anothers_routing_id_is_refused() -> None:
+def test_a_peer_is_answered_where_it_last_said_hello() -> None:
     bench = Bench()
-    (answer,) = bench.side.on_frames(b"someone", pack(make_hello()), 0.0)
+    hello = make_hello()
+    bench.side.on_frames(b"old", pack(hello), 0.0)
+    bench.side.on_frames(b"new", pack(hello), 0.0)
+    assert bench.credits() == {b"new": 4}
+    bench.side.on_unsent(Outgoing(b"old", End(reason="")), unreachable=True)
+    assert bench.side.counters().credits_in_flight == 4, (
+        "the old connection's end is not the peer's"
+    )
+    assert bench.side.on_frames(b"old", pack(Bye(counters={}, sent=0)), 0.0) == []
+    assert bench.side.views(0.0)[0].connection == "alive"
+    assert bench.side.counters().malformed == {"unknown_peer": 1}
+
+
+def test_a_connection_has_one_name() -> None:
+    bench = Bench()
+    bench.side.on_frames(b"one", pack(make_hello("g0")), 0.0)
+    (answer,) = bench.side.on_frames(b"one", pack(make_hello("g1")), 0.0)
     assert isinstance(answer.message, Reject)
+    assert [view.generator_id for view in bench.side.views(0.0)] == ["g0"]
+
+
+@pytest.mark.parametrize(
+    ("key_name", "generator_id", "admitted"),
+    [
+        ("ranks", "g0", True),
+        ("ranks", "g12", True),
+        ("ranks", "g", False),
+        ("ranks", "spot", False),
+        ("spot", "spot", True),
+        ("spot", "spot.host-7", True),
+        ("spot", "spotless", False),
+        ("spot", "g0", False),
+        (None, "g0", True),
+    ],
+)
+def test_a_key_is_for_one_name(key_name: str | None, generator_id: str, admitted: bool) -> None:
+    bench = Bench()
+    bench.side.on_frames(b"g0", pack(make_hello("g0")), 0.0, "ranks")
+    (answer,) = bench.side.on_frames(b"x", pack(make_hello(generator_id)), 0.0, key_name)
+    assert isinstance(answer.message, Welcome if admitted else Reject)
+    if not admitted:
+        assert isinstance(answer.message, Reject)
+        assert f"its key is '{key_name}'" in answer.message.reason
+        assert bench.credits() == {b"g0": 4}, "others go on as before"
+
+
+def test_whose_key_was_taken_back_is_not_heard() -> None:
+    bench = Bench()
+    bench.side.on_frames(b"x", pack(make_hello()), 0.0, "ranks")
+    assert bench.side.on_frames(b"x", pack(Bye(counters={}, sent=0)), 0.0, "") == []
+    assert bench.side.views(0.0)[0].connection == "alive"
+    assert bench.side.counters().malformed == {"key_withdrawn": 1}
 
 
 def test_another_protocol_on_the_wire_is_refused() -> None:

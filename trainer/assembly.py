@@ -1,6 +1,7 @@
 """Builds a trainer from its settings: the stream's end, the model, the loop around both."""
 
 import json
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +11,11 @@ from online_synclr.monitor.monitor import Monitor
 from online_synclr.monitor.roles import RunRoles
 from online_synclr.monitor.waits import WaitClock
 from online_synclr.run_folder import write_durably
+from online_synclr.run_keys import run_keys
 from online_synclr.seeds import derive_seed
-from online_synclr.stream.endpoints import make_endpoint
+from online_synclr.stream.endpoints import make_endpoint, reachable
 from online_synclr.stream.receiver import Receiver
+from online_synclr.topology import transport_of
 from trainer import checkpoint
 from trainer.agreement import Rounds
 from trainer.batch import BatchMaker
@@ -64,7 +67,8 @@ def start_stream(config: Config, role: TrainerRole) -> StreamEnd:
     )
     receiver = _make_receiver(config, role, intake)
     receiver.start()
-    role.rendezvous.publish_address(role.trainer_index, receiver.address)
+    address = reachable(receiver.address, config.stream.advertise)
+    role.rendezvous.publish_address(role.trainer_index, address)
     addresses = role.rendezvous.await_addresses(role.num_trainers)
     receiver.set_addresses(addresses)
     if role.is_first:
@@ -81,11 +85,11 @@ def start_stream(config: Config, role: TrainerRole) -> StreamEnd:
 
 def _make_receiver(config: Config, role: TrainerRole, intake: Intake) -> Receiver:
     stream, images = config.stream, config.images
-    transport = stream.transport
-    if transport == "auto":
-        transport = "ipc" if role.roster.one_host else "tcp"
+    one_host = role.roster.one_host
+    transport, keys = transport_of(stream, one_host=one_host), run_keys(config, one_host=one_host)
+    guarded = keys is not None
     return Receiver(
-        make_endpoint(transport, stream.host, stream.port, role.trainer_index),
+        make_endpoint(transport, stream.host, stream.port, role.trainer_index, guarded=guarded),
         role.run_id,
         intake,
         image_shape=(images.per_caption, 3, images.send_px, images.send_px),
@@ -93,7 +97,13 @@ def _make_receiver(config: Config, role: TrainerRole, intake: Intake) -> Receive
         credits_per_generator=stream.credits_per_generator,
         silence_s=stream.silence_s,
         max_group_bytes=stream.max_group_bytes,
+        keys=keys,
+        say=lambda text: _say(role, text),
     )
+
+
+def _say(role: TrainerRole, text: str) -> None:
+    print(f"online_synclr: trainer {role.trainer_index}: {text}", file=sys.stderr, flush=True)
 
 
 def build_loop(

@@ -112,16 +112,42 @@ def _check_model_folder(key: str, model: str, *, ships: bool = True) -> None:
 
 def _check_stream(config: Config) -> None:
     host = config.stream.host
-    if not is_loopback(host):
+    if not is_address(host):
+        raise ConfigError(
+            f"stream.host={host} is not an address of this machine; give one in figures, or "
+            "0.0.0.0 for every network."
+        )
+    keys = config.stream.keys
+    if keys is None and not is_loopback(host):
         raise ConfigError(
             f"stream.host={host} is not a loopback address, and no socket of this project listens "
-            "beyond loopback without keys, which this version cannot make; use 127.0.0.1."
+            "beyond loopback without keys; make some with `python -m online_synclr keys DIR` and "
+            "set stream.keys=DIR."
+        )
+    if keys is not None and not keys.is_dir():
+        raise ConfigError(
+            f"stream.keys: there is no folder {keys}; `python -m online_synclr keys {keys}` makes "
+            "it."
+        )
+    if not is_loopback(host) and config.stream.transport == "ipc":
+        raise ConfigError(
+            f"stream.host={host} is for generators elsewhere, but stream.transport=ipc stays on "
+            "this machine; set it to auto or tcp."
         )
     if config.stream.heartbeat_s >= config.stream.silence_s:
         raise ConfigError(
             f"stream.heartbeat_s={config.stream.heartbeat_s} must be below stream.silence_s="
             f"{config.stream.silence_s}, or live generators count as dead."
         )
+
+
+def is_address(host: str) -> bool:
+    """Whether this is an IP address, or the one name that is one everywhere."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return True
 
 
 def is_loopback(host: str) -> bool:

@@ -69,9 +69,23 @@ class StreamConfig(Section):
     """The wire between generators and trainers."""
 
     transport: Literal["auto", "ipc", "tcp"] = Field(
-        "auto", description="`auto`: ipc when every rank is on this host, else tcp."
+        "auto",
+        description="`auto`: ipc when every rank is on this host and `host` is a loopback address, "
+        "else tcp.",
     )
-    host: str = Field("127.0.0.1", description="Address trainers bind with tcp; loopback only.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address trainers bind with tcp; 0.0.0.0: every network of theirs. Beyond "
+        "loopback it needs `keys`.",
+    )
+    advertise: str = Field(
+        "", description="With host 0.0.0.0, the address told to generators; empty: found out."
+    )
+    keys: HomePath | None = Field(
+        None,
+        description="Folder made by `python -m online_synclr keys`: who may connect. None: with "
+        "tcp on one host the run makes its own.",
+    )
     port: int = Field(
         0, ge=0, le=65535, description="First tcp port; trainer i takes port + i; 0: any free one."
     )

@@ -1,14 +1,16 @@
 """Whom a trainer lets in."""
 
-from online_synclr.stream.messages import PROTOCOL_VERSION, Hello, peer_identity
+from online_synclr.stream.keys import admits
+from online_synclr.stream.messages import PROTOCOL_VERSION, Hello
 
 
 def refusal(
-    hello: Hello, identity: bytes, *, run_id: str, image_shape: tuple[int, int, int, int]
+    hello: Hello, key_name: str | None, *, run_id: str, image_shape: tuple[int, int, int, int]
 ) -> str | None:
     """Why this HELLO is refused, in words a person can act on; None if it is not.
 
-    `identity`: the connection's routing id. `run_id`, `image_shape`: of the trainer's run.
+    `key_name`: of the connection's key; None: there are no keys. `run_id`, `image_shape`: of the
+    trainer's run.
     """
     if hello.run_id != run_id:
         return (
@@ -22,6 +24,9 @@ def refusal(
             f"groups of shape {hello.image_shape}, this run trains on {image_shape}; set "
             "images.per_caption and images.send_px to the trainers' values"
         )
-    if identity != peer_identity(hello):
-        return "the connection's routing id is not that of its HELLO"
+    if key_name is not None and not admits(key_name, hello.generator_id):
+        return (
+            f"its key is {key_name!r}, which is not one for a generator named "
+            f"{hello.generator_id!r}; use a key of that name"
+        )
     return None

@@ -12,6 +12,7 @@ from typing import Final
 
 import zmq
 
+from online_synclr.stream.keys import GeneratorKey
 from online_synclr.stream.link import Link
 from online_synclr.stream.messages import (
     Error,
@@ -36,9 +37,17 @@ class ControlClient:
         address: of a trainer.
         hello: with role "control".
         heartbeat_s: STATUS is repeated at least this often.
+        key: to connect with, for trainers that listen on TCP.
     """
 
-    def __init__(self, address: str, hello: Hello, *, heartbeat_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        hello: Hello,
+        *,
+        heartbeat_s: float = 2.0,
+        key: GeneratorKey | None = None,
+    ) -> None:
         if hello.role != "control":
             raise ValueError(f"hello has role {hello.role!r}, not control")
         self.end_seen = threading.Event()
@@ -46,6 +55,7 @@ class ControlClient:
         self._address = address
         self._hello = hello
         self._heartbeat_s = heartbeat_s
+        self._key = key
         self._lock = threading.Lock()
         self._teardown = threading.Lock()
         self._state: PeerState = "loading"
@@ -96,7 +106,11 @@ class ControlClient:
 
     def _run(self) -> None:
         self._link = link = Link(
-            self._context, self._address, self._hello, heartbeat_s=self._heartbeat_s
+            self._context,
+            self._address,
+            self._hello,
+            heartbeat_s=self._heartbeat_s,
+            key=self._key,
         )
         poller = zmq.Poller()
         for socket in (self._wake.socket, link.socket, link.monitor):

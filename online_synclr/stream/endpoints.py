@@ -1,9 +1,8 @@
-"""Where trainers listen: a Unix socket in a folder of their own, or TCP on loopback."""
+"""Where trainers listen: a Unix socket in a folder of their own, or TCP under keys."""
 
-import contextlib
 import errno
-import ipaddress
 import shutil
+import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,16 @@ from typing import Any, Final
 
 import zmq
 
+from online_synclr.config.checks import is_loopback
 from online_synclr.stream.errors import StreamError
 
 MAX_IPC_PATH: Final = 107
 """A Unix socket's path is at most so many bytes, less its terminating zero."""
+
+
+_WILDCARDS: Final = ("0.0.0.0", "[::]")
+_ANYWHERE: Final = "192.0.2.1"
+"""An address for documentation (RFC 5737): on the way to anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,38 +53,58 @@ def ipc_endpoint(parent: Path | None = None) -> Endpoint:
     return Endpoint(f"ipc://{path}", folder)
 
 
-def tcp_endpoint(host: str = "127.0.0.1", port: int = 0) -> Endpoint:
-    """TCP on a loopback address; port 0 takes any free one.
+def tcp_endpoint(host: str = "127.0.0.1", port: int = 0, *, guarded: bool = False) -> Endpoint:
+    """TCP; port 0 takes any free one. `guarded`: the socket will have keys.
 
     Raises:
-        StreamError: `host` is not a loopback address.
+        StreamError: `host` is not a loopback address, and there are no keys.
     """
     address = "127.0.0.1" if host == "localhost" else host
-    if not _is_loopback(address):
+    if not guarded and not is_loopback(address):
         raise StreamError(
-            f"stream.host is {host}: listening beyond loopback needs CURVE keys, which this "
-            "version cannot make; set it to 127.0.0.1"
+            f"stream.host is {host}: listening beyond loopback needs CURVE keys; set stream.keys"
         )
     shown = f"[{address}]" if ":" in address else address
     return Endpoint(f"tcp://{shown}:{port or '*'}")
 
 
-def make_endpoint(transport: str, host: str, port: int, trainer_index: int) -> Endpoint:
+def make_endpoint(
+    transport: str, host: str, port: int, trainer_index: int, *, guarded: bool = False
+) -> Endpoint:
     """The endpoint of one trainer: "ipc", or "tcp" at `port + trainer_index` (0: any)."""
     if transport == "ipc":
         return ipc_endpoint()
-    return tcp_endpoint(host, port + trainer_index if port else 0)
+    return tcp_endpoint(host, port + trainer_index if port else 0, guarded=guarded)
 
 
-def bind(socket: zmq.Socket[Any], endpoint: Endpoint) -> str:
+def reachable(address: str, advertised_host: str = "") -> str:
+    """The address to give to others: a wildcard's host becomes one of this machine's."""
+    host, colon, port = address.removeprefix("tcp://").rpartition(":")
+    if address.startswith("ipc://") or not colon or host not in _WILDCARDS:
+        return address
+    found = advertised_host or _own_address()
+    return f"tcp://[{found}]:{port}" if ":" in found else f"tcp://{found}:{port}"
+
+
+def _own_address() -> str:
+    """The address this machine has towards others; no packet is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((_ANYWHERE, 9))
+        except OSError:
+            return socket.gethostname()
+        return str(probe.getsockname()[0])
+
+
+def bind(listener: zmq.Socket[Any], endpoint: Endpoint) -> str:
     """Bind and return the address to connect to.
 
     Raises:
         StreamError: the port is taken or the address cannot be used.
     """
-    socket.setsockopt(zmq.IPV6, int("[" in endpoint.url))
+    listener.setsockopt(zmq.IPV6, int("[" in endpoint.url))
     try:
-        socket.bind(endpoint.url)
+        listener.bind(endpoint.url)
     except zmq.ZMQError as error:
         if error.errno == errno.EADDRINUSE:
             raise StreamError(
@@ -87,10 +112,4 @@ def bind(socket: zmq.Socket[Any], endpoint: Endpoint) -> str:
                 "or to 0 for any"
             ) from error
         raise StreamError(f"cannot listen on {endpoint.url}: {error.strerror}") from error
-    return str(socket.getsockopt_string(zmq.LAST_ENDPOINT)).rstrip("\0")
-
-
-def _is_loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
+    return str(listener.getsockopt_string(zmq.LAST_ENDPOINT)).rstrip("\0")

@@ -14,6 +14,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from online_synclr.stream.errors import MalformedMessage
 from online_synclr.stream.frames import Buffer, pack, unpack
+from online_synclr.stream.keys import GeneratorKey
 from online_synclr.stream.messages import (
     MAX_HEADER_BYTES,
     Bye,
@@ -27,16 +28,26 @@ from online_synclr.stream.messages import (
     Reject,
     Status,
     Welcome,
-    peer_identity,
 )
 
 HELLO_RETRY_S: Final = 0.05
 HANDSHAKE_MS: Final = 10_000
 RECONNECT_MS: Final = 50
 RECONNECT_MAX_MS: Final = 2_000
+FAILED_HANDSHAKES: Final = 8
+FAILED_HANDSHAKES_S: Final = 60.0
+"""So many in a row over so long a time are no accident: a relay that stands before a trainer which
+is being restarted breaks off some, too."""
+
+REVIVE_S: Final = 5.0
+"""libzmq itself never connects again after bytes that it cannot read, corrupted ones for example:
+a connection that is down for so long is made anew."""
+
 QUEUE_MESSAGES: Final = 4096
 _UP = zmq.Event.HANDSHAKE_SUCCEEDED
 _DOWN = zmq.Event.DISCONNECTED
+_REFUSED = zmq.Event.HANDSHAKE_FAILED_AUTH
+_BROKEN_OFF = zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
 
 
 class Link:
@@ -55,6 +66,7 @@ class Link:
         hello: Hello,
         *,
         heartbeat_s: float,
+        key: GeneratorKey | None = None,
     ) -> None:
         self.address = address
         self.credits = 0
@@ -73,7 +85,12 @@ class Link:
         self._status_due_s = 0.0
         self.socket = context.socket(zmq.DEALER)
         self._set_options(self.socket)
-        self.monitor = self.socket.get_monitor_socket(_UP | _DOWN)
+        if key is not None and address.startswith("tcp:"):
+            self._set_key(self.socket, key)
+        self._failed_handshakes = 0
+        self._failing_since_s: float | None = None
+        self._revive_due_s: float | None = None
+        self.monitor = self.socket.get_monitor_socket(_UP | _DOWN | _REFUSED | _BROKEN_OFF)
         self.socket.connect(address)
 
     def on_events(self) -> None:
@@ -81,10 +98,24 @@ class Link:
         with contextlib.suppress(zmq.Again):
             while True:
                 event = recv_monitor_message(self.monitor, zmq.DONTWAIT)["event"]
+                self._count_handshakes(event)
                 self._connected = event == _UP
                 self.welcomed = False
                 self.credits = 0
                 self._hello_due_s = 0.0
+
+    def _count_handshakes(self, event: int) -> None:
+        if event == _UP:
+            self._failed_handshakes, self._failing_since_s = 0, None
+        elif event == _REFUSED:
+            self.rejected = (
+                f"the trainer at {self.address} does not know this generator's key; add it to the "
+                "run's stream.keys"
+            )
+        elif event & _BROKEN_OFF:
+            self._failed_handshakes += 1
+            if event == zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
+                self._revive_due_s = 0.0
 
     def on_messages(self) -> Iterator[Message]:
         """Read all that waits; state is kept here, each message is also handed to the owner.
@@ -110,8 +141,10 @@ class Link:
     ) -> None:
         """Send what is due: HELLO until welcomed, then STATUS every heartbeat or `at_once`.
 
-        What a full queue does not take is left to the next heartbeat.
+        What a full queue does not take is left to the next heartbeat. A connection that stays down
+        is made anew.
         """
+        self._tend_connection(now_s)
         if self._connected and not self.welcomed and now_s >= self._hello_due_s:
             sent = self.send(self._hello)
             self._hello_due_s = now_s + (self._heartbeat_s if sent else HELLO_RETRY_S)
@@ -123,7 +156,32 @@ class Link:
         """When `tend` is due next, on the clock of its `now_s`."""
         if self.welcomed:
             return self._status_due_s
-        return self._hello_due_s if self._connected else float("inf")
+        if self._connected:
+            return self._hello_due_s
+        return float("inf") if self._revive_due_s is None else self._revive_due_s
+
+    def _tend_connection(self, now_s: float) -> None:
+        if self._connected:
+            self._revive_due_s = None
+            return
+        if self._revive_due_s is None:
+            self._revive_due_s = now_s + REVIVE_S
+        elif now_s >= self._revive_due_s:
+            self._revive_due_s = now_s + REVIVE_S
+            with contextlib.suppress(zmq.ZMQError):
+                self.socket.disconnect(self.address)
+            self.socket.connect(self.address)
+        if self._failed_handshakes and self._failing_since_s is None:
+            self._failing_since_s = now_s
+        if (
+            self._failing_since_s is not None
+            and self._failed_handshakes >= FAILED_HANDSHAKES
+            and now_s - self._failing_since_s >= FAILED_HANDSHAKES_S
+        ):
+            self.rejected = (
+                f"whoever listens at {self.address} breaks off every handshake; use the addresses "
+                "and the keys of one and the same run"
+            )
 
     def send_group(self, header: GroupHeader, payload: Buffer) -> bool:
         """Send one group under one credit. The payload must not change afterwards."""
@@ -172,8 +230,12 @@ class Link:
         elif isinstance(message, ByeAck):
             self.bye_acked = True
 
+    def _set_key(self, socket: zmq.Socket[bytes], key: GeneratorKey) -> None:
+        socket.setsockopt(zmq.CURVE_SERVERKEY, key.trainers.encode())
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, key.public.encode())
+        socket.setsockopt(zmq.CURVE_SECRETKEY, key.secret.encode())
+
     def _set_options(self, socket: zmq.Socket[bytes]) -> None:
-        socket.setsockopt(zmq.ROUTING_ID, peer_identity(self._hello))
         # IMMEDIATE: never queue to a connection that does not exist (yet, or any more).
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)

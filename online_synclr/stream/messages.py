@@ -175,7 +175,7 @@ def decode_body(body: bytes | memoryview) -> Message:
 
 
 def peer_identity(hello: Hello) -> bytes:
-    """Routing id of a connection: one for each role of each start of each engine."""
+    """A connection's name: one for each role of each start of each engine."""
     parts = (hello.generator_id, hello.role, str(hello.incarnation), str(hello.stream))
     return "/".join(parts).encode()
 

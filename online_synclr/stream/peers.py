@@ -20,10 +20,11 @@ Connection = Literal["alive", "ended", "failed", "silent"]
 
 @dataclass(slots=True)
 class Peer:
-    """One connection. `last_heard_s` is on the receiver's clock."""
+    """One connection. `last_heard_s` is on the receiver's clock; `route`: where to answer."""
 
     hello: Hello
     last_heard_s: float
+    route: bytes = b""
     connection: Connection = "alive"
     state: PeerState = "loading"
     replaced: bool = False
@@ -74,7 +75,7 @@ class PeerView:
 class ReceiverCounters:
     """Groups, cumulative: sent = received + lost + discarded; `discarded` by reason.
 
-    `malformed`: other messages dropped, by reason.
+    `malformed`: other messages dropped, by reason. `strangers`: connections not let in, by reason.
     """
 
     sent: int
@@ -83,6 +84,7 @@ class ReceiverCounters:
     discarded: dict[str, int]
     malformed: dict[str, int]
     credits_in_flight: int
+    strangers: dict[str, int] = field(default_factory=dict)
 
 
 def view_generator(generator_id: str, peers: list[Peer], now_s: float) -> PeerView:

@@ -12,14 +12,17 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Final
 
 import zmq
 
+from online_synclr.stream.doorman import Doorman
 from online_synclr.stream.endpoints import Endpoint, bind
 from online_synclr.stream.errors import StreamError
 from online_synclr.stream.frames import pack
+from online_synclr.stream.keys import KeyFolder
 from online_synclr.stream.messages import MAX_HEADER_BYTES, MAX_TRAINERS, clip_text
 from online_synclr.stream.peers import PeerView, ReceiverCounters
 from online_synclr.stream.sink import GroupSink
@@ -47,6 +50,8 @@ class Receiver:
         silence_s: a peer silent for so long counts as dead.
         max_group_bytes: largest payload accepted.
         clock: seconds, monotonic; for the silence.
+        keys: only who holds one of these is let in; none: for Unix sockets in a private folder.
+        say: told what people should know, from other threads too.
 
     Raises:
         StreamError: a group of `image_shape` exceeds `max_group_bytes`.
@@ -64,6 +69,8 @@ class Receiver:
         silence_s: float = 30.0,
         max_group_bytes: int = 64 * 2**20,
         clock: Callable[[], float] = time.monotonic,
+        keys: KeyFolder | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         if prod(image_shape) > max_group_bytes:
             raise StreamError(
@@ -71,6 +78,9 @@ class Receiver:
                 f"{max_group_bytes}; raise it or lower images.send_px or images.per_caption"
             )
         self._endpoint = endpoint
+        self._keys = keys
+        self._say = say
+        self._doorman: Doorman | None = None
         self._sink = sink
         self._clock = clock
         self._max_frame_bytes = max_group_bytes + FRAME_SLACK_BYTES
@@ -114,10 +124,11 @@ class Receiver:
         self._router = self._context.socket(zmq.ROUTER)
         self._set_options(self._router)
         try:
+            if self._keys is not None:
+                self._doorman = Doorman(self._context, self._router, self._keys, self._say)
             self._address = bind(self._router, self._endpoint)
         except StreamError:
-            self._router.close(linger=0)
-            self._context.term()
+            self._close_sockets()
             raise
         self._side.addresses = [self._address]
         self._wake = Wake(self._context)
@@ -151,7 +162,10 @@ class Receiver:
     def counters(self) -> ReceiverCounters:
         """Totals over all peers; those up to its failure once the thread has failed."""
         with self._changed:
-            return self._side.counters()
+            counters = self._side.counters()
+        if self._doorman is None:
+            return counters
+        return replace(counters, strangers=dict(self._doorman.strangers))
 
     def announce_end(self, reason: str = "the run is over") -> None:
         """Ask every generator, and whoever joins later, to stop; issue no more credits."""
@@ -184,15 +198,19 @@ class Receiver:
         self._thread.join()
         self._thread = None
         self._wake.close()
-        self._router.close(linger=0)
-        self._context.term()
+        self._close_sockets()
         self._endpoint.remove()
 
+    def _close_sockets(self) -> None:
+        if self._doorman is not None:
+            self._doorman.close()
+        self._router.close(linger=0)
+        self._context.term()
+
     def _set_options(self, router: zmq.Socket[bytes]) -> None:
-        # MANDATORY: a vanished peer is an error to handle, not a silent drop. HANDOVER: a peer
-        # that reconnects is not refused for its own half-open connection.
+        # MANDATORY: a vanished peer is an error to handle, not a silent drop. No HANDOVER: whoever
+        # asks for a routing id that is in use gets none.
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        router.setsockopt(zmq.ROUTER_HANDOVER, 1)
         router.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes)
         # A full queue would stop heartbeats and disconnect a live peer: keep it above the credits.
         router.setsockopt(zmq.RCVHWM, self._queue_messages)
@@ -204,6 +222,8 @@ class Receiver:
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
         poller.register(self._wake.socket, zmq.POLLIN)
+        if self._doorman is not None:
+            poller.register(self._doorman.monitor, zmq.POLLIN)
         try:
             next_check_s = self._clock()
             while not self._stopping:
@@ -221,6 +241,8 @@ class Receiver:
     def _handle_all(self) -> None:
         """Read until nothing waits, asking for more groups after every burst."""
         self._wake.clear()
+        if self._doorman is not None:
+            self._doorman.on_events()
         more = True
         while more and not self._stopping:
             with self._changed:
@@ -234,11 +256,12 @@ class Receiver:
     def _read_burst(self) -> bool:
         for _ in range(BURST):
             try:
-                identity, *frames = self._router.recv_multipart(zmq.DONTWAIT, copy=False)
+                route, *frames = self._router.recv_multipart(zmq.DONTWAIT, copy=False)
             except zmq.Again:
                 return False
             buffers = [frame.buffer for frame in frames]
-            self._send(self._side.on_frames(identity.bytes, buffers, self._clock()))
+            name = self._doorman.name_of(frames[0]) if self._doorman is not None else None
+            self._send(self._side.on_frames(route.bytes, buffers, self._clock(), name))
         return True
 
     def _check_silence(self, now_s: float) -> None:
@@ -250,7 +273,7 @@ class Receiver:
     def _send(self, messages: Sequence[Outgoing]) -> None:
         for outgoing in messages:
             try:
-                frames = [outgoing.identity, *pack(outgoing.message)]
+                frames = [outgoing.route, *pack(outgoing.message)]
                 self._router.send_multipart(frames, zmq.DONTWAIT)
             except zmq.Again:
                 self._side.on_unsent(outgoing, unreachable=False)

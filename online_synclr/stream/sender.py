@@ -20,6 +20,7 @@ import zmq
 from online_synclr.stream.errors import StreamError, StreamRejected
 from online_synclr.stream.fan_out import choose_trainers
 from online_synclr.stream.group import Group
+from online_synclr.stream.keys import GeneratorKey
 from online_synclr.stream.link import Link
 from online_synclr.stream.messages import (
     Encoding,
@@ -55,6 +56,7 @@ class Sender:
         heartbeat_s: STATUS is sent at least this often.
         fan_out, position: trainers served at most (0: all), and this generator's number, which
             spreads generators over trainers.
+        key: to connect with, for trainers that listen on TCP.
     """
 
     def __init__(
@@ -68,12 +70,14 @@ class Sender:
         heartbeat_s: float = 2.0,
         fan_out: int = 0,
         position: int = 0,
+        key: GeneratorKey | None = None,
     ) -> None:
         self.end_seen = threading.Event()
         self._hello = hello
         self._heartbeat_s = heartbeat_s
         self._fan_out = fan_out
         self._position = position
+        self._key = key
         self._codec = make_codec(encoding, jpeg_quality)
         self._outbox = Outbox(queue_groups)
         self._lock = threading.Lock()
@@ -316,7 +320,9 @@ class Sender:
             link.send_bye({**published, **self.counters()})
 
     def _connect(self, address: str) -> None:
-        link = Link(self._context, address, self._hello, heartbeat_s=self._heartbeat_s)
+        link = Link(
+            self._context, address, self._hello, heartbeat_s=self._heartbeat_s, key=self._key
+        )
         self._links.append(link)
         self._poller.register(link.socket, zmq.POLLIN)
         self._poller.register(link.monitor, zmq.POLLIN)

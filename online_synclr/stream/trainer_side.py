@@ -4,6 +4,8 @@ The receiver feeds it frames and the time, and sends what it returns. Rules:
   - Nothing received can raise: what is not a message of a known peer is dropped and counted.
   - A group is inserted only under a credit that is still leased to its sender. Everything else
     that looks like a group is discarded, counted once, by reason.
+  - A connection is whoever its HELLO says, if its key permits. The ROUTER's own routing id of a
+    connection, its *route*, is only where to answer: nobody can speak on another's.
   - A peer that speaks after it was counted as dead is welcomed into a new lease period; what it
     sends under the old one is late.
 """
@@ -31,6 +33,7 @@ from online_synclr.stream.messages import (
     Reject,
     Status,
     Welcome,
+    peer_identity,
 )
 from online_synclr.stream.payload import JpegCodec, PayloadCodec, RawCodec
 from online_synclr.stream.peers import Connection, Peer, PeerView, ReceiverCounters, view_generator
@@ -42,9 +45,9 @@ CHECKS_PER_SILENCE: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message to send to the connection with that routing id."""
+    """A message to send on a route."""
 
-    identity: bytes
+    route: bytes
     message: Message
 
 
@@ -78,6 +81,7 @@ class TrainerSide:
         self.addresses: list[str] = []
         self._ledger: CreditLedger[bytes] = CreditLedger(credits_per_generator)
         self._peers: dict[bytes, Peer] = {}
+        self._routes: dict[bytes, bytes] = {}
         self._malformed: Counter[str] = Counter()
         self._codecs: dict[str, PayloadCodec] = {"raw": RawCodec(), "jpeg": JpegCodec()}
         self._last_check_s: float | None = None
@@ -96,15 +100,24 @@ class TrainerSide:
         """How often `check_silence` is due."""
         return self._silence_s / CHECKS_PER_SILENCE
 
-    def on_frames(self, identity: bytes, frames: Sequence[Buffer], now_s: float) -> list[Outgoing]:
-        """Take one message in; what to send in answer."""
+    def on_frames(
+        self, route: bytes, frames: Sequence[Buffer], now_s: float, key_name: str | None = None
+    ) -> list[Outgoing]:
+        """Take one message in; what to send in answer.
+
+        `key_name`: of the connection's key; empty: it was taken back; None: there are no keys.
+        """
+        if key_name == "":
+            self._malformed["key_withdrawn"] += 1
+            return []
+        identity = self._routes.get(route, b"")
         peer = self._peers.get(identity)
         try:
             message, payload = unpack(frames)
         except MalformedMessage as error:
-            return self._on_malformed(identity, peer, len(frames), error)
+            return self._on_malformed(route, identity, peer, len(frames), error)
         if isinstance(message, Hello):
-            return self._on_hello(identity, message, now_s)
+            return self._on_hello(route, message, now_s, key_name)
         if peer is None:
             self._malformed["unknown_peer"] += 1
             return []
@@ -125,14 +138,16 @@ class TrainerSide:
                 return out
             for identity, num_groups in grants.items():
                 lease = self._ledger.lease_of(identity) or 0
-                out.append(Outgoing(identity, Credit(num_groups=num_groups, lease=lease)))
+                credit = Credit(num_groups=num_groups, lease=lease)
+                out.append(Outgoing(self._peers[identity].route, credit))
 
     def on_unsent(self, outgoing: Outgoing, *, unreachable: bool) -> None:
         """The message could not be sent: its credits, or all of a vanished peer's, return."""
+        identity = self._routes.get(outgoing.route, b"")
         if unreachable:
-            self._reclaim(outgoing.identity)
+            self._reclaim(identity)
         elif isinstance(outgoing.message, Credit):
-            taken = self._ledger.withdraw(outgoing.identity, outgoing.message.num_groups)
+            taken = self._ledger.withdraw(identity, outgoing.message.num_groups)
             self._sink.reclaim(taken)
 
     def check_silence(self, now_s: float) -> None:
@@ -151,8 +166,8 @@ class TrainerSide:
         """Ask everyone to stop; no credits from now on."""
         self._end_reason = reason
         return [
-            Outgoing(identity, End(reason=reason))
-            for identity, peer in self._peers.items()
+            Outgoing(peer.route, End(reason=reason))
+            for peer in self._peers.values()
             if peer.connection == "alive"
         ]
 
@@ -179,7 +194,12 @@ class TrainerSide:
         )
 
     def _on_malformed(
-        self, identity: bytes, peer: Peer | None, num_frames: int, error: MalformedMessage
+        self,
+        route: bytes,
+        identity: bytes,
+        peer: Peer | None,
+        num_frames: int,
+        error: MalformedMessage,
     ) -> list[Outgoing]:
         if peer is not None and num_frames == 2:
             # A group with a broken header or payload: it used up its sender's credit.
@@ -190,18 +210,25 @@ class TrainerSide:
             self._malformed[error.reason] += 1
         if error.reason == "protocol_version":
             reason = f"protocol version {error.detail}, this trainer speaks {PROTOCOL_VERSION}"
-            return [Outgoing(identity, Reject(reason=f"{reason}; install the same version"))]
+            return [Outgoing(route, Reject(reason=f"{reason}; install the same version"))]
         return []
 
-    def _on_hello(self, identity: bytes, hello: Hello, now_s: float) -> list[Outgoing]:
-        reason = self._refusal(identity, hello)
+    def _on_hello(
+        self, route: bytes, hello: Hello, now_s: float, key_name: str | None
+    ) -> list[Outgoing]:
+        identity = peer_identity(hello)
+        reason = self._refusal(route, identity, hello, key_name)
         if reason is not None:
             self._malformed["hello_refused"] += 1
-            return [Outgoing(identity, Reject(reason=reason))]
+            return [Outgoing(route, Reject(reason=reason))]
         peer = self._peers.get(identity)
         if peer is None:
             self._retire_older(hello)
             peer = self._peers[identity] = Peer(hello, now_s)
+        # A peer has one route: what still comes on a broken connection's is nobody's.
+        self._routes.pop(peer.route, None)
+        self._routes[route] = identity
+        peer.route = route
         peer.connection, peer.last_heard_s = "alive", now_s
         return self._welcome(identity, peer)
 
@@ -211,14 +238,18 @@ class TrainerSide:
             lease, reclaimed = self._ledger.open(identity)
             self._sink.reclaim(reclaimed)
         welcome = Welcome(trainer_index=self._trainer_index, addresses=self.addresses, lease=lease)
-        out = [Outgoing(identity, welcome)]
+        out = [Outgoing(peer.route, welcome)]
         if self._end_reason is not None:
-            out.append(Outgoing(identity, End(reason=self._end_reason)))
+            out.append(Outgoing(peer.route, End(reason=self._end_reason)))
         return out
 
-    def _refusal(self, identity: bytes, hello: Hello) -> str | None:
-        reason = refusal(hello, identity, run_id=self._run_id, image_shape=self._shape)
+    def _refusal(
+        self, route: bytes, identity: bytes, hello: Hello, key_name: str | None
+    ) -> str | None:
+        reason = refusal(hello, key_name, run_id=self._run_id, image_shape=self._shape)
         peer = self._peers.get(identity)
+        if reason is None and self._routes.get(route, identity) != identity:
+            reason = "this connection has introduced itself under another name before"
         if reason is None and peer is not None and peer.replaced:
             reason = (
                 f"a newer start of generator {hello.generator_id!r} has joined; give every "
@@ -274,7 +305,7 @@ class TrainerSide:
             peer.reported_sent = max(peer.reported_sent, message.sent)
             # Who failed says BYE too; that does not make it a clean end.
             self._leave(identity, peer, "failed" if peer.connection == "failed" else "ended")
-            return [Outgoing(identity, ByeAck())]
+            return [Outgoing(peer.route, ByeAck())]
         if isinstance(message, Error):
             self._on_error(identity, peer, message)
             return []

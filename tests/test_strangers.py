@@ -1,0 +1,189 @@
+"""Strangers at a trainer's door: none gets in, each kind is said once, others are not disturbed."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from online_synclr.stream import link
+from online_synclr.stream.control import ControlClient
+from online_synclr.stream.doorman import SAYINGS
+from online_synclr.stream.endpoints import tcp_endpoint
+from online_synclr.stream.errors import StreamRejected
+from online_synclr.stream.keys import GeneratorKey, KeyFolder, KeysError, load_generator_key
+from online_synclr.stream.messages import Hello
+from online_synclr.stream.receiver import Receiver
+from online_synclr.stream.sender import Sender
+from tests.stream_ends import (
+    RawDealer,
+    adds_up,
+    put_all,
+    receiving,
+    seen,
+    sending,
+    wait_until,
+)
+from tests.stream_helpers import FakeSink, make_hello
+
+
+@dataclass(frozen=True)
+class Door:
+    """A trainer behind keys, while one generator of its run, g0, is connected."""
+
+    keys: KeyFolder
+    said: list[str]
+    sink: FakeSink
+    receiver: Receiver
+    friend: Sender
+
+    @property
+    def strangers(self) -> dict[str, int]:
+        return self.receiver.counters().strangers
+
+    def serves_its_friend(self, counters: range) -> None:
+        """Groups of the run's own generator still arrive, and nobody else's ever did."""
+        put_all(self.friend, counters)
+        wait_until(lambda: len(seen(self.sink)) == counters.stop)
+        assert seen(self.sink) == list(range(counters.stop))
+        assert [view.generator_id for view in self.receiver.peers()] == ["g0"]
+        assert adds_up(self.receiver)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyFolder:
+    folder = KeyFolder(tmp_path / "keys")
+    folder.make(["spot"])
+    return folder
+
+
+@pytest.fixture
+def door(keys: KeyFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
+    monkeypatch.setattr(link, "FAILED_HANDSHAKES_S", 0.0)
+    said: list[str] = []
+    sink = FakeSink()
+    endpoint = tcp_endpoint("127.0.0.1", guarded=True)
+    friends_key = load_generator_key(keys.generator("ranks"))
+    with (
+        receiving(sink, endpoint, keys=keys, say=said.append) as receiver,
+        sending(receiver.address, make_hello("g0"), key=friends_key) as friend,
+    ):
+        door = Door(keys, said, sink, receiver, friend)
+        door.serves_its_friend(range(3))
+        yield door
+
+
+def _refused(door: Door, hello: Hello, key: GeneratorKey | None, words: str) -> None:
+    """A sender with that key is told why, and gives up."""
+    with (
+        sending(door.receiver.address, hello, key=key) as sender,
+        pytest.raises(StreamRejected, match=words),
+    ):
+        put_all(sender, range(99, 10**6))
+
+
+def test_nobody_gets_in_without_a_key(door: Door) -> None:
+    with RawDealer(door.receiver.address, make_hello("g7")):
+        wait_until(lambda: bool(door.strangers))
+    _refused(door, make_hello("g7"), None, "breaks off every handshake; use the addresses and the")
+    # Both sides see that the mechanisms differ; whoever hangs up first decides what it is called.
+    assert set(door.strangers) <= {"no_key", "handshake"}
+    assert len(door.said) == len(door.strangers)
+    door.serves_its_friend(range(3, 6))
+
+
+def test_the_key_of_another_run_is_none(door: Door, tmp_path: Path) -> None:
+    other = KeyFolder(tmp_path / "other")
+    other.make()
+    key = load_generator_key(other.generator("ranks"))
+    _refused(door, make_hello("g7"), key, "breaks off every handshake")
+    assert set(door.strangers) == {"foreign_key"}
+    assert [SAYINGS["foreign_key"] in text for text in door.said] == [True]
+    door.serves_its_friend(range(3, 6))
+
+
+def test_a_key_that_nobody_added_is_none(door: Door, tmp_path: Path) -> None:
+    forged = KeyFolder(tmp_path / "forged")
+    forged.make()
+    good = load_generator_key(door.keys.generator("ranks"))
+    bad = load_generator_key(forged.generator("ranks"))
+    key = GeneratorKey(name="ranks", public=bad.public, secret=bad.secret, trainers=good.trainers)
+    _refused(door, make_hello("g7"), key, "does not know this generator's key")
+    assert set(door.strangers) == {"unknown_key"}
+    assert [SAYINGS["unknown_key"] in text for text in door.said] == [True]
+    control = ControlClient(
+        door.receiver.address, make_hello("g7", role="control", stream=0), key=key
+    )
+    wait_until(lambda: control.rejected is not None)
+    control.close()
+    door.serves_its_friend(range(3, 6))
+
+
+def test_a_right_key_does_not_speak_for_another_generator(door: Door) -> None:
+    key = load_generator_key(door.keys.generator("spot"))
+    _refused(door, make_hello("g0"), key, "its key is 'spot'.*named 'g0'")
+    assert door.receiver.counters().malformed["hello_refused"] > 0
+    door.serves_its_friend(range(3, 6))
+
+
+def test_keys_are_added_and_taken_back_while_the_run_goes_on(door: Door) -> None:
+    (added,) = door.keys.make(["late"])
+    hello = make_hello("late.machine-1")
+    with sending(door.receiver.address, hello, key=load_generator_key(added)) as late:
+        put_all(late, range(3, 5))
+        wait_until(lambda: len(seen(door.sink)) == 5)
+        added.unlink()
+        late.publish_status({}, "running")
+        wait_until(lambda: door.receiver.counters().malformed.get("key_withdrawn", 0) > 0)
+    _refused(door, hello, load_generator_key(door.keys.generator("ranks")), "its key is 'ranks'")
+
+
+def test_key_files_are_private(keys: KeyFolder) -> None:
+    for folder in (keys.root, keys.generators):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    files = [path for path in keys.root.rglob("*") if path.is_file()]
+    assert sorted(path.name for path in files) == ["ranks.key", "spot.key", "trainers.key"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    keys.generator("spot").chmod(0o640)
+    with pytest.raises(KeysError, match="chmod 600"):
+        keys.names()
+
+
+def test_keys_once_made_stay(keys: KeyFolder) -> None:
+    before = keys.trainers(), keys.names()
+    assert keys.make(["spot"]) == []
+    assert (keys.trainers(), keys.names()) == before
+    assert load_generator_key(keys.generator("spot")).trainers == before[0].public
+
+
+@pytest.mark.parametrize("name", ["g0", "a b", "", "../x", "x" * 33])
+def test_names_that_cannot_be_are_refused(keys: KeyFolder, name: str) -> None:
+    with pytest.raises(KeysError, match="cannot name a generator's key"):
+        keys.make([name])
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"public": "x", "secret": "y"}', "x" * 9999])
+def test_what_is_not_a_key_is_named(keys: KeyFolder, text: str) -> None:
+    path = keys.root / "trainers.key"
+    path.write_text(text)
+    with pytest.raises(KeysError, match=r"trainers\.key is not a key"):
+        keys.trainers()
+
+
+def test_the_command_makes_keys(tmp_path: Path) -> None:
+    folder = tmp_path / "run-keys"
+    command = [sys.executable, "-m", "online_synclr", "keys", str(folder)]
+    made = subprocess.run([*command, "spot"], check=True, capture_output=True, text=True).stdout
+    assert made.count("made ") == 3
+    assert load_generator_key(KeyFolder(folder).generator("spot")).name == "spot"
+    again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "has these keys already" in again
+    wrong = subprocess.run([*command, "g1"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "'g1' cannot name" in wrong.stderr
+    assert wrong.stderr.count("\n") == 1
