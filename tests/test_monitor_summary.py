@@ -39,6 +39,12 @@ SUMMARY = Summary(
 )
 
 
+def test_what_was_dropped_is_told_most_first() -> None:
+    assert "dropped" not in SUMMARY.text(Path("runs/x"))
+    dropped = replace(SUMMARY, dropped={"group_late": 1, "stranger_no_key": 2})
+    assert "dropped    3 (stranger_no_key 2, group_late 1)" in dropped.text(Path("runs/x"))
+
+
 def test_a_sound_summary_adds_up() -> None:
     assert SUMMARY.check_identities() == []
 

@@ -80,6 +80,7 @@ def make_report(**changes: Any) -> TrainerReport:
         "received": 20,
         "lost": 1,
         "discarded": 1,
+        "dropped": {"group_late": 1, "stranger_no_key": 2},
         "waits": {"groups": 0.2, "vote": 0.1},
         "peers": [make_peer("g0", 80), make_peer("g1", 40)],
         "captions": sketch(range(10)),
@@ -124,6 +125,9 @@ def test_what_trainers_count_themselves_adds_up() -> None:
     merged = two_trainers()
     assert (merged.sent, merged.received, merged.lost, merged.discarded) == (44, 40, 2, 2)
     assert merged.sent == merged.received + merged.lost + merged.discarded
+    assert merged.dropped == {"group_late": 2, "stranger_no_key": 4}
+    twice = add_up(Totals(dropped={"group_late": 5}), merged, wall_s=1.0, knn_before=None)
+    assert twice.dropped == {"group_late": 7, "stranger_no_key": 4}
     intake = merged.intake
     assert intake.received == intake.trained + intake.evicted_unused + intake.left == 40
     assert intake.evicted_by_uses_left == {0: 8, 4: 6}

@@ -49,6 +49,7 @@ def summarise(
         group_uses=intake.group_uses,
         groups_lost=totals.lost,
         groups_discarded=totals.discarded,
+        dropped=totals.dropped,
         groups_evicted_unused=intake.evicted_unused,
         groups_left=intake.left,
         distinct_captions=merged.distinct_captions,

@@ -7,7 +7,7 @@ from online_synclr.config import Config
 from online_synclr.monitor import metrics
 from online_synclr.monitor.rates import RateBoard
 from trainer.objective.schedules import StepSettings
-from trainer.report import Merged
+from trainer.report import Merged, add_counts
 from trainer.totals import Totals
 
 TRAINERS = "trainers"
@@ -69,6 +69,7 @@ class Figures:
             **self._losses(merged),
             **self._throughput(),
             **self._waits(merged),
+            **_stream(merged, self._before),
             **_pool(merged),
             **self._captions(merged),
             **_optimizer(merged, settings, self._before),
@@ -161,6 +162,14 @@ class Figures:
                     name = metrics.rejected_captions(counter.removeprefix("rejected/"))
                     values[name] = values.get(name, 0.0) + value
         return values
+
+
+def _stream(merged: Merged, before: Totals) -> dict[str, float]:
+    dropped = add_counts(before.dropped, merged.dropped)
+    return {
+        metrics.STREAM_LOST: float(before.lost + merged.lost),
+        **{metrics.dropped(reason): float(count) for reason, count in sorted(dropped.items())},
+    }
 
 
 def _pool(merged: Merged) -> dict[str, float]:

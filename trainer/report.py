@@ -35,6 +35,7 @@ class TrainerReport(msgspec.Struct, frozen=True, kw_only=True):
     `losses`: means over the steps since the last report. `waits`: shares of the time since the
     first step, by cause. `captions`, `concepts`: sketches of those trained on (`DistinctCounter`).
     `sent`, `lost`, `discarded`: groups of this attempt; the intake's counts are of all attempts.
+    `dropped`: what was not taken in, by `group_`, `message_` or `stranger_` reason; this attempt's.
     """
 
     losses: dict[str, float]
@@ -45,6 +46,7 @@ class TrainerReport(msgspec.Struct, frozen=True, kw_only=True):
     received: int
     lost: int
     discarded: int
+    dropped: dict[str, int] = {}
     waits: dict[str, float]
     peers: list[PeerReport]
     captions: bytes
@@ -73,6 +75,7 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True):
     received: int
     lost: int
     discarded: int
+    dropped: dict[str, int] = {}
     waits: dict[str, float]
     generators: list[GeneratorReport]
     captions: bytes
@@ -126,6 +129,7 @@ def merge(reports: Sequence[TrainerReport]) -> Merged:
         received=sum(report.received for report in reports),
         lost=sum(report.lost for report in reports),
         discarded=sum(report.discarded for report in reports),
+        dropped=add_counts(*(report.dropped for report in reports)),
         waits=_mean([report.waits for report in reports]),
         generators=merge_generators([report.peers for report in reports]),
         captions=DistinctCounter.from_bytes(*(r.captions for r in reports)).to_bytes(),
@@ -187,6 +191,24 @@ def _merge_views(generator_id: str, views: Sequence[PeerReport]) -> GeneratorRep
 def _mean(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for part in parts for name in part)
     return {name: sum(part.get(name, 0.0) for part in parts) / len(parts) for name in names}
+
+
+def add_counts(*parts: Mapping[str, int]) -> dict[str, int]:
+    """Counts by name, added up."""
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    return dict(total)
+
+
+def dropped_by_reason(counters: ReceiverCounters) -> dict[str, int]:
+    """What a receiver did not take in: groups, other messages, and strangers' connections."""
+    kinds = {
+        "group": counters.discarded,
+        "message": counters.malformed,
+        "stranger": counters.strangers,
+    }
+    return {f"{kind}_{reason}": n for kind, of in kinds.items() for reason, n in of.items()}
 
 
 def stream_counts(counters: ReceiverCounters) -> dict[str, int]:

@@ -15,7 +15,15 @@ from trainer.distinct import DistinctCounter
 from trainer.distributed import Trainers
 from trainer.generator_watch import GeneratorWatch
 from trainer.intake import Intake, Sampled
-from trainer.report import Merged, TrainerReport, gather_reports, merge, peer_report, stream_counts
+from trainer.report import (
+    Merged,
+    TrainerReport,
+    dropped_by_reason,
+    gather_reports,
+    merge,
+    peer_report,
+    stream_counts,
+)
 from trainer.step_meter import StepMeter
 from trainer.totals import Totals
 
@@ -69,7 +77,7 @@ class Reporter:
 
     def _own_report(self) -> TrainerReport:
         reading = self._meter.read()
-        counts = stream_counts(self._receiver.counters())
+        received = self._receiver.counters()
         return TrainerReport(
             losses=reading.means,
             num_finite_steps=reading.num_steps,
@@ -81,7 +89,8 @@ class Reporter:
             concepts=self._concepts.to_bytes(),
             rss_bytes=psutil.Process().memory_info().rss,
             gpu_bytes=gpu_bytes(self._trainers.device),
-            **counts,
+            dropped=dropped_by_reason(received),
+            **stream_counts(received),
         )
 
 

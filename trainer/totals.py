@@ -2,7 +2,7 @@
 
 import msgspec
 
-from trainer.report import Merged
+from trainer.report import Merged, add_counts
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,6 +16,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     sent: int = 0
     lost: int = 0
     discarded: int = 0
+    dropped: dict[str, int] = {}
     images_rendered: int = 0
     captions_accepted: int = 0
     generator_restarts: int = 0
@@ -43,6 +44,7 @@ def add_up(before: Totals, merged: Merged, *, wall_s: float, knn_before: float |
         sent=merged.intake.received + lost + discarded,
         lost=lost,
         discarded=discarded,
+        dropped=add_counts(before.dropped, merged.dropped),
         images_rendered=before.images_rendered + generator_total(merged, "images_rendered"),
         captions_accepted=before.captions_accepted + generator_total(merged, "captions_accepted"),
         generator_restarts=before.generator_restarts + generator_total(merged, "restarts"),

@@ -108,6 +108,16 @@ WAIT_CAPTIONER = _declare(
     "The LLM waited because enough captions lie ready: normal where rendering is the slower part.",
 )
 
+STREAM_LOST = _declare(
+    "stream/groups_lost", "groups", "Groups that were on their way when a generator or link died."
+)
+_STREAM_DROPPED = _declare(
+    "stream/dropped_<reason>",
+    "1",
+    "What trainers did not take in so far: groups (`group_`), other messages (`message_`) and "
+    "connections of strangers (`stranger_`), by reason.",
+)
+
 POOL_GROUPS = _declare("pool/groups", "groups", "Groups held by all trainers.")
 POOL_BYTES = _declare("pool/bytes", "bytes", "Bytes of the images held by all trainers.")
 POOL_AGE = _declare("pool/mean_age_s", "s", "Mean time since the groups held arrived.")
@@ -211,6 +221,11 @@ def of_generator(generator: str, quantity: str) -> str:
         KeyError: there is no such quantity.
     """
     return _known(f"throughput_by_generator/{generator}/{quantity}")
+
+
+def dropped(reason: str) -> str:
+    """`stream/dropped_<reason>`."""
+    return _STREAM_DROPPED.replace("<reason>", reason)
 
 
 def rejected_captions(reason: str) -> str:

@@ -16,7 +16,8 @@ class Summary:
     `_waits` (by cause) are shares of the time since the first step, means over the ranks of a
     side. Rates are means from the first step to the last. `group_uses` counts every use of a
     group in a batch; `groups_trained` those used at least once. kNN accuracies are shares of one,
-    None where none was measured. `generator_shares` are parts of the images rendered, by id.
+    None where none was measured. `dropped`: groups, other messages and strangers' connections that
+    were not taken in, by reason. `generator_shares` are parts of the images rendered, by id.
     """
 
     steps: int
@@ -38,6 +39,7 @@ class Summary:
     time_to_first_step_s: float
     wall_s: float
     captions_accepted: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
     trainer_waits: dict[str, float] = field(default_factory=dict)
     generator_waits: dict[str, float] = field(default_factory=dict)
     generator_shares: dict[str, float] = field(default_factory=dict)
@@ -108,6 +110,8 @@ class Summary:
             f"  run folder {run_dir}",
             f"  look at it tensorboard --logdir {run_dir / 'tb'}",
         ]
+        if self.dropped:
+            lines.insert(3, f"  dropped    {self._dropped()}")
         if self.synthetic_parts:
             lines.insert(
                 1, f"  SYNTHETIC ENGINES, not a real run: {', '.join(self.synthetic_parts)}"
@@ -120,6 +124,11 @@ class Summary:
         trainers = _causes(self.trainer_waits, self.trainer_wait_fraction)
         generators = _causes(self.generator_waits, self.generator_wait_fraction)
         return f"trainers {trainers}; generators {generators}"
+
+    def _dropped(self) -> str:
+        most_first = sorted(self.dropped.items(), key=lambda item: -item[1])
+        named = ", ".join(f"{reason} {count}" for reason, count in most_first)
+        return f"{sum(self.dropped.values())} ({named})"
 
     def _headline(self) -> str:
         return (

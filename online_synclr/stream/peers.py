@@ -75,6 +75,7 @@ class PeerView:
 class ReceiverCounters:
     """Groups, cumulative: sent = received + lost + discarded; `discarded` by reason.
 
+    Of all `messages` read, `taken` were taken in; the others are in `discarded` or in
     `malformed`: other messages dropped, by reason. `strangers`: connections not let in, by reason.
     """
 
@@ -84,6 +85,8 @@ class ReceiverCounters:
     discarded: dict[str, int]
     malformed: dict[str, int]
     credits_in_flight: int
+    messages: int = 0
+    taken: int = 0
     strangers: dict[str, int] = field(default_factory=dict)
 
 

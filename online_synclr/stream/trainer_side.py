@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from online_synclr.stream.admission import refusal
+from online_synclr.stream.conduct import MAX_FAULTS, Conduct
 from online_synclr.stream.credits import CreditLedger
 from online_synclr.stream.errors import MalformedMessage
 from online_synclr.stream.frames import Buffer, unpack
@@ -27,6 +28,7 @@ from online_synclr.stream.messages import (
     Credit,
     End,
     Error,
+    FromTrainer,
     GroupHeader,
     Hello,
     Message,
@@ -82,7 +84,10 @@ class TrainerSide:
         self._ledger: CreditLedger[bytes] = CreditLedger(credits_per_generator)
         self._peers: dict[bytes, Peer] = {}
         self._routes: dict[bytes, bytes] = {}
+        self._conduct = Conduct()
         self._malformed: Counter[str] = Counter()
+        self._messages = 0
+        self._taken = 0
         self._codecs: dict[str, PayloadCodec] = {"raw": RawCodec(), "jpeg": JpegCodec()}
         self._last_check_s: float | None = None
         self._end_reason: str | None = None
@@ -107,20 +112,29 @@ class TrainerSide:
 
         `key_name`: of the connection's key; empty: it was taken back; None: there are no keys.
         """
+        self._messages += 1
         if key_name == "":
             self._malformed["key_withdrawn"] += 1
+            return []
+        if self._conduct.cut_off(route):
+            self._malformed["cut_off"] += 1
             return []
         identity = self._routes.get(route, b"")
         peer = self._peers.get(identity)
         try:
             message, payload = unpack(frames)
         except MalformedMessage as error:
-            return self._on_malformed(route, identity, peer, len(frames), error)
+            answer = self._on_malformed(route, identity, peer, len(frames), error)
+            return answer + self._blame(route)
         if isinstance(message, Hello):
             return self._on_hello(route, message, now_s, key_name)
         if peer is None:
             self._malformed["unknown_peer"] += 1
-            return []
+            return self._blame(route)
+        if isinstance(message, FromTrainer):
+            self._malformed["unexpected"] += 1
+            return self._blame(route)
+        self._conduct.good(route)
         peer.last_heard_s = now_s
         if isinstance(message, GroupHeader):
             self._on_group(identity, peer, message, payload)
@@ -190,6 +204,8 @@ class TrainerSide:
             lost=sum(peer.lost for peer in peers),
             discarded=dict(discarded),
             malformed=dict(self._malformed),
+            messages=self._messages,
+            taken=self._taken,
             credits_in_flight=self._ledger.in_flight,
         )
 
@@ -213,6 +229,18 @@ class TrainerSide:
             return [Outgoing(route, Reject(reason=f"{reason}; install the same version"))]
         return []
 
+    def _blame(self, route: bytes) -> list[Outgoing]:
+        """Count a fault of a connection; the one too many cuts it off, with word of why."""
+        if not self._conduct.bad(route):
+            return []
+        reason = f"cut off after {MAX_FAULTS} malformed messages, more than good ones"
+        identity = self._routes.pop(route, b"")
+        peer = self._peers.get(identity)
+        if peer is not None:
+            peer.first_error = peer.first_error or reason
+            self._leave(identity, peer, "failed")
+        return [Outgoing(route, Reject(reason=reason))]
+
     def _on_hello(
         self, route: bytes, hello: Hello, now_s: float, key_name: str | None
     ) -> list[Outgoing]:
@@ -220,7 +248,7 @@ class TrainerSide:
         reason = self._refusal(route, identity, hello, key_name)
         if reason is not None:
             self._malformed["hello_refused"] += 1
-            return [Outgoing(route, Reject(reason=reason))]
+            return [Outgoing(route, Reject(reason=reason)), *self._blame(route)]
         peer = self._peers.get(identity)
         if peer is None:
             self._retire_older(hello)
@@ -229,6 +257,7 @@ class TrainerSide:
         self._routes.pop(peer.route, None)
         self._routes[route] = identity
         peer.route = route
+        self._taken += 1
         peer.connection, peer.last_heard_s = "alive", now_s
         return self._welcome(identity, peer)
 
@@ -280,6 +309,7 @@ class TrainerSide:
             else:
                 self._sink.insert(Group(header.recipe, images_mchw))
                 peer.received += 1
+                self._taken += 1
                 return
         if leased:
             self._sink.reclaim(1)
@@ -296,6 +326,7 @@ class TrainerSide:
         return None
 
     def _on_word(self, identity: bytes, peer: Peer, message: Message) -> list[Outgoing]:
+        self._taken += 1
         if isinstance(message, Status):
             peer.state, peer.counters = message.state, message.counters
             peer.reported_sent = max(peer.reported_sent, message.sent)
@@ -309,7 +340,6 @@ class TrainerSide:
         if isinstance(message, Error):
             self._on_error(identity, peer, message)
             return []
-        self._malformed["unexpected"] += 1
         return []
 
     def _on_error(self, identity: bytes, peer: Peer, error: Error) -> None:
