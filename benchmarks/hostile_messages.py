@@ -183,7 +183,7 @@ class HostileMessages:
         frames = self._packed()
         payload = frames[1] if len(frames) == 2 else None
         body = frames[0][PREFIX_BYTES:]
-        return framed(body, payload, version=self._random.choice((0, 2, 65535)))
+        return framed(body, payload, version=self._random.choice((0, PROTOCOL_VERSION + 1, 65535)))
 
     def _out_of_order(self) -> Frames:
         """A right message at a wrong time: most are, in this stream."""

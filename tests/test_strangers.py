@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,9 +139,66 @@ def test_keys_are_added_and_taken_back_while_the_run_goes_on(door: Door) -> None
         put_all(late, range(3, 5))
         wait_until(lambda: len(seen(door.sink)) == 5)
         added.unlink()
-        late.publish_status({}, "running")
-        wait_until(lambda: door.receiver.counters().malformed.get("key_withdrawn", 0) > 0)
+
+        def unheard() -> bool:
+            late.publish_status({}, "idle")
+            late.publish_status({}, "running")
+            return door.receiver.counters().malformed.get("key_withdrawn", 0) > 0
+
+        wait_until(unheard)
     _refused(door, hello, load_generator_key(door.keys.generator("ranks")), "its key is 'ranks'")
+
+
+def test_a_removed_key_is_out_whatever_lies_beside_it(door: Door) -> None:
+    key = load_generator_key(door.keys.generator("spot"))
+    (bad,) = door.keys.make(["bad"])
+    bad.chmod(0o644)
+    door.keys.generator("spot").unlink()
+    _refused(door, make_hello("spot"), key, "does not know this generator's key")
+    wait_until(lambda: any("chmod 600" in text for text in door.said))
+    mended = load_generator_key(door.keys.generator("ranks"))
+    bad.chmod(0o600)
+    bads_key = load_generator_key(bad)
+    assert mended.trainers == bads_key.trainers
+    with sending(door.receiver.address, make_hello("bad"), key=bads_key) as late:
+        put_all(late, range(3, 5))
+        wait_until(lambda: len(seen(door.sink)) == 5)
+
+
+def test_a_key_folder_that_is_gone_for_a_moment_changes_nothing(door: Door) -> None:
+    away = door.keys.root.with_name("away")
+    door.keys.root.rename(away)
+    door.receiver._doorman._looked_at_s = 0.0  # type: ignore[union-attr]
+    door.serves_its_friend(range(3, 6))
+    wait_until(lambda: any("the keys in force stay" in text for text in door.said))
+    away.rename(door.keys.root)
+    door.serves_its_friend(range(6, 9))
+
+
+def test_a_folder_that_others_may_enter_is_not_made_ours(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)
+    with pytest.raises(KeysError, match="open to other users"):
+        KeyFolder(shared).make()
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o755
+
+
+def test_keys_made_at_once_by_several_fit_each_other(tmp_path: Path) -> None:
+    for attempt in range(10):
+        folder = KeyFolder(tmp_path / str(attempt))
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _, folder=folder: folder.make(), range(4)))
+        assert set(folder.names().values()) == {"ranks"}
+
+
+def test_a_key_for_other_trainers_is_named(keys: KeyFolder, tmp_path: Path) -> None:
+    other = KeyFolder(tmp_path / "other")
+    other.make(["lab"])
+    keys.generator("lab").write_bytes(other.generator("lab").read_bytes())
+    keys.generator("lab").chmod(0o600)
+    with pytest.raises(KeysError, match="for other trainers"):
+        keys.names()
 
 
 def test_key_files_are_private(keys: KeyFolder) -> None:
@@ -167,10 +225,20 @@ def test_names_that_cannot_be_are_refused(keys: KeyFolder, name: str) -> None:
         keys.make([name])
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"public": "x", "secret": "y"}', "x" * 9999])
-def test_what_is_not_a_key_is_named(keys: KeyFolder, text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{}",
+        b'{"public": "x", "secret": "y"}',
+        b'{"public": "%s", "secret": "%s"}' % (b" " * 40, b" " * 40),
+        b'{"public": "\xff"}',
+        b"x" * 9999,
+    ],
+)
+def test_what_is_not_a_key_is_named(keys: KeyFolder, text: bytes) -> None:
     path = keys.root / "trainers.key"
-    path.write_text(text)
+    path.write_bytes(text)
     with pytest.raises(KeysError, match=r"trainers\.key is not a key"):
         keys.trainers()
 

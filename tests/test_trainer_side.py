@@ -20,7 +20,7 @@ from online_synclr.stream.messages import (
     Welcome,
     peer_identity,
 )
-from online_synclr.stream.trainer_side import Outgoing, TrainerSide
+from online_synclr.stream.trainer_side import WITHDRAWN_S, Outgoing, TrainerSide
 from tests.stream_helpers import RUN_ID, SHAPE, FakeSink, images_of, make_hello, make_recipe
 
 SILENCE_S = 8.0
@@ -112,7 +112,7 @@ def test_a_group_under_a_credit_is_inserted() -> None:
     ("hello", "words"),
     [
         (make_hello(run_id="other"), ["run id 'other'", "'run-1'"]),
-        (msgspec.structs.replace(make_hello(), protocol=2), ["protocol version 2", "speaks 1"]),
+        (msgspec.structs.replace(make_hello(), protocol=9), ["protocol version 9", "speaks 2"]),
         (make_hello(shape=(2, 3, 8, 9)), ["(2, 3, 8, 9)", "images.send_px"]),
     ],
 )
@@ -176,9 +176,34 @@ def test_a_key_is_for_one_name(key_name: str | None, generator_id: str, admitted
 def test_whose_key_was_taken_back_is_not_heard() -> None:
     bench = Bench()
     bench.side.on_frames(b"x", pack(make_hello()), 0.0, "ranks")
+    assert bench.credits() == {b"x": 4}
     assert bench.side.on_frames(b"x", pack(Bye(counters={}, sent=0)), 0.0, "") == []
-    assert bench.side.views(0.0)[0].connection == "alive"
+    assert bench.side.views(0.0)[0].connection == "silent", "a BYE would have ended it"
     assert bench.side.counters().malformed == {"key_withdrawn": 1}
+    assert bench.side.counters().credits_in_flight == 0
+    (told,) = bench.side.on_frames(b"x", pack(make_hello()), WITHDRAWN_S, "")
+    assert told.message == Reject(reason="its key was taken back")
+
+
+def test_whose_key_counts_again_goes_on() -> None:
+    bench = Bench()
+    status = pack(Status(state="running", counters={}, sent=0))
+    bench.side.on_frames(b"x", pack(make_hello()), 0.0, "ranks")
+    bench.credits()
+    assert bench.side.on_frames(b"x", status, 0.0, "") == []
+    (answer,) = bench.side.on_frames(b"x", status, 1.0, "ranks")
+    assert isinstance(answer.message, Welcome)
+    assert bench.credits() == {b"x": 4}
+    assert bench.side.on_frames(b"x", status, 2.0 * WITHDRAWN_S, "") == [], "counted anew"
+
+
+def test_a_hello_of_an_earlier_connection_is_read_too_late() -> None:
+    bench = Bench()
+    first, second = (msgspec.structs.replace(make_hello(), connection=n) for n in (1, 2))
+    for route, hello in ((b"old", first), (b"new", second), (b"old", first)):
+        bench.side.on_frames(route, pack(hello), 0.0)
+    assert bench.credits() == {b"new": 4}
+    assert bench.side.counters().malformed == {"stale_hello": 1}
 
 
 def test_another_protocol_on_the_wire_is_refused() -> None:

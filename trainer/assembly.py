@@ -1,5 +1,6 @@
 """Builds a trainer from its settings: the stream's end, the model, the loop around both."""
 
+import contextlib
 import json
 import sys
 from dataclasses import dataclass
@@ -103,7 +104,9 @@ def _make_receiver(config: Config, role: TrainerRole, intake: Intake) -> Receive
 
 
 def _say(role: TrainerRole, text: str) -> None:
-    print(f"online_synclr: trainer {role.trainer_index}: {text}", file=sys.stderr, flush=True)
+    # From other threads, which must not end because nobody reads this any more.
+    with contextlib.suppress(OSError):
+        print(f"online_synclr: trainer {role.trainer_index}: {text}", file=sys.stderr, flush=True)
 
 
 def build_loop(

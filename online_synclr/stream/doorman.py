@@ -9,6 +9,7 @@ and removed from it at any time.
 
 import contextlib
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
@@ -22,6 +23,11 @@ from online_synclr.stream.keys import KeyFolder, KeysError
 DOMAIN: Final = "groups"
 HANDSHAKE_MS: Final = 10_000
 """A connection that says nothing for so long is dropped."""
+
+LOOK_EVERY_S: Final = 1.0
+"""So soon a key that was removed no longer counts."""
+
+MAX_SAID: Final = 100
 
 _FAILURES: Final = (
     zmq.Event.HANDSHAKE_FAILED_AUTH
@@ -64,8 +70,10 @@ class Doorman:
         self._router = router
         # The authenticator's thread reads it and replaces it as a whole.
         self._lock = threading.Lock()
+        self._said: set[str] = set()
+        self._state = keys.state()
         self._names = keys.names()
-        self._read_at_ns = keys.changed_ns()
+        self._looked_at_s = time.monotonic()
         router.setsockopt(zmq.CURVE_SERVER, 1)
         router.setsockopt(zmq.CURVE_SECRETKEY, keys.trainers().secret.encode())
         router.setsockopt(zmq.ZAP_DOMAIN, DOMAIN.encode())
@@ -79,7 +87,11 @@ class Doorman:
 
     def callback(self, _domain: str, public: bytes) -> bool:
         """Whether the holder of that key may come in; asked by the authenticator's thread."""
-        return self._name(public.decode()) is not None
+        try:
+            return self._name(public.decode(), now=True) is not None
+        except Exception as error:  # an exception would end the thread, and nobody could come in
+            self._say(f"a key could not be looked up, so its holder was turned away: {error!r}")
+            return False
 
     def name_of(self, frame: zmq.Frame) -> str:
         """The name of the key that a received frame's connection has; empty: taken back."""
@@ -96,23 +108,40 @@ class Doorman:
         """End the thread; before the router is closed."""
         self._router.disable_monitor()
         self.monitor.close(linger=0)
-        self._authenticator.stop()
+        if self._authenticator.is_alive():
+            self._authenticator.stop()
 
     def _count(self, reason: str) -> None:
         self.strangers[reason] += 1
         if self.strangers[reason] == 1:
             self._say(f"{SAYINGS[reason]}: not let in; others like it are only counted")
 
-    def _name(self, public: str) -> str | None:
+    def _name(self, public: str, *, now: bool = False) -> str | None:
         with self._lock:
-            changed_ns = self._keys.changed_ns()
-            if changed_ns != self._read_at_ns:
-                try:
-                    self._names, self._read_at_ns = self._keys.names(), changed_ns
-                except KeysError as error:
-                    self._say(f"the keys in force stay: {error}")
-                    self._read_at_ns = changed_ns
+            now_s = time.monotonic()
+            if now or now_s - self._looked_at_s >= LOOK_EVERY_S:
+                self._looked_at_s = now_s
+                self._read_again()
             return self._names.get(public)
+
+    def _read_again(self) -> None:
+        try:
+            state = self._keys.state()
+            if state == self._state:
+                return
+            self._names, faults = self._keys.read_generators()
+            self._state = state
+        except KeysError as error:
+            # A folder that is gone for a moment takes no permission back.
+            self._say_once(f"the keys in force stay: {error}")
+            return
+        for fault in faults:
+            self._say_once(f"a key does not count: {fault}")
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said and len(self._said) < MAX_SAID:
+            self._said.add(text)
+            self._say(text)
 
 
 def _reason(event: int, value: int) -> str:

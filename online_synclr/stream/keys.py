@@ -12,6 +12,7 @@ takes the permission back.
 
 import os
 import re
+import secrets
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,7 +35,7 @@ _RANK_ID: Final = re.compile(r"g[0-9]+")
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _MAX_FILE_BYTES: Final = 4096
 
-Z85 = Annotated[str, Meta(min_length=40, max_length=40)]
+Z85 = Annotated[str, Meta(pattern=r"\A[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}\Z")]
 KeyName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{1,32}\Z")]
 
 
@@ -101,7 +102,11 @@ class KeyFolder:
         try:
             for folder in (self.root, self.generators):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                folder.chmod(0o700)
+                if stat.S_IMODE(folder.stat().st_mode) & 0o077:
+                    raise KeysError(
+                        f"{folder} is open to other users; name a folder that is not there yet, or "
+                        "chmod 700 it"
+                    )
             made = self._make_trainers()
             trainers = self.trainers()
             for name in dict.fromkeys(wanted):
@@ -122,17 +127,49 @@ class KeyFolder:
         """Public key -> name, of every generator that may connect.
 
         Raises:
-            KeysError: a file is not a key, or others may read it.
+            KeysError: a file is not a key of these trainers, or others may read it.
         """
-        keys = [load_generator_key(path) for path in sorted(self.generators.glob(f"*{SUFFIX}"))]
-        return {key.public: key.name for key in keys}
+        names, faults = self.read_generators()
+        if faults:
+            raise KeysError(faults[0])
+        return names
 
-    def changed_ns(self) -> int:
-        """Changes when a generator's key is added or removed."""
+    def read_generators(self) -> tuple[dict[str, str], list[str]]:
+        """Public key -> name of every good key, and what is wrong with the others.
+
+        Raises:
+            KeysError: the folder cannot be read.
+        """
+        trainers, names, faults = self.trainers().public, {}, []
+        for entry in self.state():
+            path = self.generators / entry[0]
+            try:
+                key = load_generator_key(path)
+            except KeysError as error:
+                faults.append(str(error))
+                continue
+            if key.trainers == trainers:
+                names[key.public] = key.name
+            else:
+                faults.append(f"key {path} is for other trainers than {self.root / _TRAINERS}")
+        return names, faults
+
+    def state(self) -> list[tuple[str, int, int, int]]:
+        """Differs whenever a generator's key was added, removed, or changed in text or mode.
+
+        Raises:
+            KeysError: the folder cannot be read.
+        """
         try:
-            return self.generators.stat().st_mtime_ns
-        except OSError:
-            return 0
+            with os.scandir(self.generators) as entries:
+                found = [(entry.name, entry.stat()) for entry in entries]
+        except OSError as error:
+            raise KeysError(f"{self.generators} cannot be read ({error.strerror})") from error
+        return sorted(
+            (name, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_mode)
+            for name, seen in found
+            if name.endswith(SUFFIX) and not name.startswith(".")
+        )
 
     def _make_trainers(self) -> list[Path]:
         public, secret = _new_pair()
@@ -162,13 +199,19 @@ def _write(path: Path, key: TrainerKey | GeneratorKey) -> list[Path]:
     """Write a file of mode 0600 that appears whole or not at all; an existing one stays."""
     if path.exists():
         return []
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as handle:
         handle.write(msgspec.json.format(msgspec.json.encode(key)) + b"\n")
         handle.flush()
         os.fsync(handle.fileno())
-    temporary.replace(path)
+    try:
+        # Unlike a rename it fails where another process was quicker.
+        os.link(temporary, path)
+    except FileExistsError:
+        return []
+    finally:
+        temporary.unlink()
     return [path]
 
 
@@ -186,5 +229,5 @@ def _read(path: Path, kind: type[Key]) -> Key:
         raise KeysError(f"key {path} can be read by other users; chmod 600 it")
     try:
         return msgspec.json.decode(text, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeError) as error:
         raise KeysError(f"{path} is not a key of this project: {error}") from error

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
@@ -35,13 +36,13 @@ HANDSHAKE_MS: Final = 10_000
 RECONNECT_MS: Final = 50
 RECONNECT_MAX_MS: Final = 2_000
 FAILED_HANDSHAKES: Final = 8
-FAILED_HANDSHAKES_S: Final = 60.0
+FAILED_HANDSHAKES_S: Final = 600.0
 """So many in a row over so long a time are no accident: a relay that stands before a trainer which
 is being restarted breaks off some, too."""
 
-REVIVE_S: Final = 5.0
+REVIVE_S: Final = 15.0
 """libzmq itself never connects again after bytes that it cannot read, corrupted ones for example:
-a connection that is down for so long is made anew."""
+a connection that is down for so long, longer than a handshake may take, is made anew."""
 
 QUEUE_MESSAGES: Final = 4096
 _UP = zmq.Event.HANDSHAKE_SUCCEEDED
@@ -107,6 +108,8 @@ class Link:
     def _count_handshakes(self, event: int) -> None:
         if event == _UP:
             self._failed_handshakes, self._failing_since_s = 0, None
+            number = self._hello.connection + 1
+            self._hello = msgspec.structs.replace(self._hello, connection=number)
         elif event == _REFUSED:
             self.rejected = (
                 f"the trainer at {self.address} does not know this generator's key; add it to the "
@@ -180,7 +183,7 @@ class Link:
         ):
             self.rejected = (
                 f"whoever listens at {self.address} breaks off every handshake; use the addresses "
-                "and the keys of one and the same run"
+                "and the keys of one and the same run, or look for a relay whose trainer is gone"
             )
 
     def send_group(self, header: GroupHeader, payload: Buffer) -> bool:

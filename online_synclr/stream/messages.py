@@ -16,7 +16,7 @@ from msgspec import Meta
 from online_synclr.stream.errors import MalformedMessage
 from online_synclr.stream.group import Recipe
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 MAX_HEADER_BYTES: Final = 256 * 2**10
 MAX_TEXT: Final = 4096
 MAX_COUNTERS: Final = 256
@@ -51,6 +51,7 @@ class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
 
     `role`: "engine" sends groups, "control" is the supervisor's and sends none. `image_shape` is
     (images, channels, height, width) of every group to come; a control connection repeats it.
+    `connection` counts how often this end has connected: of two HELLOs the higher one is newer.
     """
 
     run_id: RunId
@@ -60,6 +61,7 @@ class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
     incarnation: Natural
     stream: Natural
     image_shape: Shape
+    connection: Natural = 0
     fingerprint: Text = ""
 
 

@@ -25,6 +25,7 @@ class Peer:
     hello: Hello
     last_heard_s: float
     route: bytes = b""
+    withdrawn_since_s: float | None = None
     connection: Connection = "alive"
     state: PeerState = "loading"
     replaced: bool = False

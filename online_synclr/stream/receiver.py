@@ -83,7 +83,9 @@ class Receiver:
         self._doorman: Doorman | None = None
         self._sink = sink
         self._clock = clock
-        self._max_frame_bytes = max_group_bytes + FRAME_SLACK_BYTES
+        # Handshakes are bound by it as well, so it is no larger than such groups need; the JPEG
+        # of pure noise is larger than its pixels.
+        self._max_frame_bytes = min(max_group_bytes, 2 * prod(image_shape)) + FRAME_SLACK_BYTES
         self._queue_messages = credits_per_generator + QUEUE_SLACK
         # Guards _side: held while messages are handled, never while polling.
         self._changed = threading.Condition()
@@ -127,7 +129,7 @@ class Receiver:
             if self._keys is not None:
                 self._doorman = Doorman(self._context, self._router, self._keys, self._say)
             self._address = bind(self._router, self._endpoint)
-        except StreamError:
+        except BaseException:
             self._close_sockets()
             raise
         self._side.addresses = [self._address]

@@ -43,6 +43,8 @@ from online_synclr.stream.sink import GroupSink
 
 MAX_PEERS: Final = 4096
 CHECKS_PER_SILENCE: Final = 8
+WITHDRAWN_S: Final = 5.0
+"""A key file that is being replaced is missing for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,7 @@ class TrainerSide:
         """
         self._messages += 1
         if key_name == "":
-            self._malformed["key_withdrawn"] += 1
-            return []
+            return self._on_withdrawn(route, now_s)
         if self._conduct.cut_off(route):
             self._malformed["cut_off"] += 1
             return []
@@ -129,13 +130,14 @@ class TrainerSide:
         if isinstance(message, Hello):
             return self._on_hello(route, message, now_s, key_name)
         if peer is None:
+            # No fault: the last words on a connection that was replaced arrive so, too.
             self._malformed["unknown_peer"] += 1
-            return self._blame(route)
+            return []
         if isinstance(message, FromTrainer):
             self._malformed["unexpected"] += 1
             return self._blame(route)
         self._conduct.good(route)
-        peer.last_heard_s = now_s
+        peer.last_heard_s, peer.withdrawn_since_s = now_s, None
         if isinstance(message, GroupHeader):
             self._on_group(identity, peer, message, payload)
             return self._revive(identity, peer)
@@ -229,6 +231,22 @@ class TrainerSide:
             return [Outgoing(route, Reject(reason=f"{reason}; install the same version"))]
         return []
 
+    def _on_withdrawn(self, route: bytes, now_s: float) -> list[Outgoing]:
+        """A message under a key that does not count: unread, credits back, and soon told so."""
+        self._malformed["key_withdrawn"] += 1
+        identity = self._routes.get(route, b"")
+        peer = self._peers.get(identity)
+        if peer is None:
+            return []
+        if peer.connection == "alive":
+            # Should the key count again, the next message opens a new lease period.
+            self._leave(identity, peer, "silent")
+        if peer.withdrawn_since_s is None:
+            peer.withdrawn_since_s = now_s
+        if now_s - peer.withdrawn_since_s < WITHDRAWN_S:
+            return []
+        return [Outgoing(route, Reject(reason="its key was taken back"))]
+
     def _blame(self, route: bytes) -> list[Outgoing]:
         """Count a fault of a connection; the one too many cuts it off, with word of why."""
         if not self._conduct.bad(route):
@@ -250,9 +268,14 @@ class TrainerSide:
             self._malformed["hello_refused"] += 1
             return [Outgoing(route, Reject(reason=reason)), *self._blame(route)]
         peer = self._peers.get(identity)
+        if peer is not None and hello.connection < peer.hello.connection:
+            # Read late: it was said on a connection that this generator has left since.
+            self._malformed["stale_hello"] += 1
+            return []
         if peer is None:
             self._retire_older(hello)
             peer = self._peers[identity] = Peer(hello, now_s)
+        peer.hello = hello
         # A peer has one route: what still comes on a broken connection's is nobody's.
         self._routes.pop(peer.route, None)
         self._routes[route] = identity
