@@ -68,7 +68,7 @@ class Doorman:
         self._keys = keys
         self._say = say
         self._router = router
-        # The authenticator's thread reads it and replaces it as a whole.
+        # Names are asked for by the authenticator's thread and by the receiver's.
         self._lock = threading.Lock()
         self._said: set[str] = set()
         self._state = keys.state()
