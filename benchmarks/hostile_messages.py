@@ -24,9 +24,11 @@ from online_synclr.stream.messages import (
     Error,
     GroupHeader,
     Hello,
+    Join,
     Message,
     Reject,
     Status,
+    Ticket,
     Welcome,
 )
 
@@ -66,6 +68,8 @@ class HostileMessages:
             Bye(counters={}, sent=1),
             Error(message="out of memory"),
             Welcome(trainer_index=0, addresses=["tcp://127.0.0.1:1"], lease=1),
+            Join(generator_id="fuzz", image_shape=hello.image_shape),
+            Ticket(run_id=hello.run_id, incarnation=1, number=9, addresses=["tcp://127.0.0.1:1"]),
             Reject(reason="no"),
             Credit(num_groups=4, lease=1),
             End(reason="over"),

@@ -10,6 +10,8 @@ class ControlLine(Protocol):
     """One connection; see `online_synclr.stream.control.ControlClient`."""
 
     rejected: str | None
+    comes_back: bool
+    connected: bool
 
     @property
     def end_seen(self) -> "EventLike":
@@ -40,8 +42,18 @@ class ControlGroup:
 
     @property
     def ended(self) -> bool:
-        """Whether any trainer said END: the run is over."""
+        """Whether any trainer said END: the attempt is over."""
         return any(line.end_seen.is_set() for line in self._lines)
+
+    @property
+    def comes_back(self) -> bool:
+        """Once `ended`: whether the run may be started again."""
+        return all(line.comes_back for line in self._lines if line.end_seen.is_set())
+
+    @property
+    def connected(self) -> bool:
+        """Whether any trainer listens."""
+        return any(line.connected for line in self._lines)
 
     @property
     def rejected(self) -> str | None:

@@ -5,12 +5,9 @@ rank (main thread): supervisor loop    control threads: STATUS, ERROR, END
 engine child (see `generators.engine`)
 """
 
-import contextlib
 import multiprocessing.connection
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from generators.control_group import ControlGroup
@@ -19,8 +16,9 @@ from generators.language.server import CaptionServer, NodeServer, SharedServer
 from generators.process import EngineProcess
 from generators.restarts import RestartBudget, stream_number
 from generators.role import GeneratorRole
+from generators.signals import leave_on_signal
 from generators.spec import EngineSpec
-from generators.supervisor import Supervisor
+from generators.supervisor import Outcome, Supervisor
 from online_synclr.config.schema import EMBEDDED, Config
 from online_synclr.stream.messages import Hello
 
@@ -30,9 +28,25 @@ _GOODBYE_S = 5.0
 
 
 def run_generator(config: Config, role: GeneratorRole) -> int:
-    """Play a generator until END or a signal; returns the rank's exit code.
+    """Play a generator rank until END or a signal; returns its exit code.
 
-    Call it from the main thread, which it keeps: the engine child is told by the kernel when the
+    A rank must stay as long as the run goes on, so it idles where another generator would leave.
+    """
+    return _play(config, role, abandoned=lambda unheard_s: False, idles=True).exit_code
+
+
+def play(config: Config, role: GeneratorRole, *, abandoned: Callable[[float], bool]) -> Outcome:
+    """Play a generator of the run that torchrun has not started; returns how it ended.
+
+    `abandoned`: whether to give the job up after so many seconds without any trainer.
+    """
+    return _play(config, role, abandoned=abandoned, idles=False).outcome
+
+
+def _play(
+    config: Config, role: GeneratorRole, *, abandoned: Callable[[float], bool], idles: bool
+) -> Supervisor:
+    """Call it from the main thread, which it keeps: the engine child is told by the kernel when the
     thread that started it ends.
     """
     control = _connect(config, role)
@@ -45,8 +59,11 @@ def run_generator(config: Config, role: GeneratorRole) -> int:
             grace_s=config.run.grace_s,
             server=_caption_server(config, role),
             say=lambda text: _say(role, text),
+            abandoned=abandoned,
+            idles=idles,
         )
-        return _supervise(supervisor)
+        _supervise(supervisor)
+        return supervisor
     finally:
         control.close(_GOODBYE_S)
 
@@ -58,7 +75,7 @@ def start_engine(
     stream = stream_number(restarts=restarts, generator_index=role.generator_index)
     spec = EngineSpec(config=config, role=role, stream=stream, server_url=server_url)
     folder = role.run_dir / "logs"
-    name = f"{role.generator_id}-{role.incarnation}-{restarts}"
+    name = role.file_name(restarts)
     spec_path = folder / f"{name}.json"
     spec.write(spec_path)
     return EngineProcess(
@@ -69,14 +86,13 @@ def start_engine(
     )
 
 
-def _supervise(supervisor: Supervisor) -> int:
-    with _signals(supervisor.stop) as wakeup_fd:
+def _supervise(supervisor: Supervisor) -> None:
+    with leave_on_signal(supervisor.stop) as wakeup_fd:
         try:
             while (pause_s := supervisor.step()) is not None:
                 _wait(supervisor, wakeup_fd, pause_s)
         finally:
             supervisor.close()
-    return supervisor.exit_code
 
 
 def _wait(supervisor: Supervisor, wakeup_fd: int, pause_s: float) -> None:
@@ -88,28 +104,6 @@ def _wait(supervisor: Supervisor, wakeup_fd: int, pause_s: float) -> None:
     ready = multiprocessing.connection.wait(sources, pause_s)
     if wakeup_fd in ready:
         os.read(wakeup_fd, 4096)
-
-
-@contextlib.contextmanager
-def _signals(stop: Callable[[int], None]) -> Iterator[int]:
-    """Route SIGTERM and SIGINT to `stop`; gives a descriptor that is readable after a signal."""
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError("run_generator must be called from the main thread")
-    previous = {
-        number: signal.signal(number, lambda caught, _: stop(caught))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    previous_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    try:
-        yield reading
-    finally:
-        signal.set_wakeup_fd(previous_fd)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        os.close(reading)
-        os.close(writing)
 
 
 def _connect(config: Config, role: GeneratorRole) -> ControlGroup:

@@ -2,8 +2,9 @@
 
 from collections import deque
 
+from online_synclr.stream.messages import MAX_GENERATORS
+
 _HOUR_S = 3600.0
-_STREAMS_PER_START = 65536
 _PROGRESS = ("captions_written", "images_rendered", "groups_sent", "wait_s/credits")
 
 
@@ -48,9 +49,9 @@ class StallWatch:
 
 def stream_number(*, restarts: int, generator_index: int) -> int:
     """Number of an engine's stream: no two starts of a run's engines share one."""
-    return restarts * _STREAMS_PER_START + generator_index
+    return restarts * MAX_GENERATORS + generator_index
 
 
 def restarts_of(stream: int) -> int:
     """How many starts of the same generator came before a stream's."""
-    return stream // _STREAMS_PER_START
+    return stream // MAX_GENERATORS

@@ -22,6 +22,7 @@ class GeneratorRole:
         key_path: The key to connect with; none: the trainers listen on private Unix sockets.
         gpu: Index among the GPUs this process sees; none: CPU.
         cpu_threads: Threads of the engine's libraries.
+        name: Of a generator that joined on its own; empty: torchrun started it.
     """
 
     run_id: str
@@ -34,6 +35,7 @@ class GeneratorRole:
     key_path: Path | None = None
     gpu: int | None
     cpu_threads: int
+    name: str = ""
 
     def key(self) -> GeneratorKey | None:
         """The key to connect with.
@@ -46,4 +48,9 @@ class GeneratorRole:
     @property
     def generator_id(self) -> str:
         """Name of this generator wherever the run is shown."""
-        return f"g{self.generator_index}"
+        return self.name or f"g{self.generator_index}"
+
+    def file_name(self, restarts: int) -> str:
+        """Of the files of one start of its engine: no other start's, of any attempt."""
+        place = f"-{self.generator_index}" if self.name else ""
+        return f"{self.generator_id}-{self.incarnation}{place}-{restarts}"

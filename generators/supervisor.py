@@ -7,6 +7,7 @@ replaced within a budget, and without budget the rank reports ERROR and idles un
 waits for: a report, the child's end, a signal, or the next heartbeat.
 """
 
+import enum
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -18,6 +19,15 @@ from online_synclr.config.schema import GeneratorsConfig
 from online_synclr.stream.messages import PeerState
 
 _POLL_S = 0.5
+
+
+class Outcome(enum.Enum):
+    """How a generator's work on one attempt ended."""
+
+    FINISHED = "the run is over"
+    AGAIN = "the attempt is over, or no trainer is heard any more"
+    LEFT = "somebody asked it to leave"
+    FAILED = "it cannot go on"
 
 
 class Engine(Protocol):
@@ -54,6 +64,14 @@ class Control(Protocol):
         """Whether a trainer has said END."""
 
     @property
+    def comes_back(self) -> bool:
+        """Once `ended`: whether the run may be started again."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether any trainer listens."""
+
+    @property
     def rejected(self) -> str | None:
         """Why a trainer refused this generator, if one did."""
 
@@ -71,6 +89,8 @@ class Supervisor:
         start_engine: Starts an engine, given the number of restarts before it and the caption
             server's address (empty: none).
         grace_s: Time an engine has to end after a stop request.
+        abandoned: Whether to stop after so many seconds without any trainer.
+        idles: Stay until END when nothing can be done any more, instead of ending.
     """
 
     def __init__(
@@ -84,6 +104,8 @@ class Supervisor:
         server: CaptionServer | None = None,
         say: Callable[[str], None] = print,
         clock: Callable[[], float] = time.monotonic,
+        abandoned: Callable[[float], bool] = lambda unheard_s: False,
+        idles: bool = True,
     ) -> None:
         self.engine: Engine | None = None
         self.restarts = 0
@@ -108,6 +130,10 @@ class Supervisor:
         self._start_at_s = clock()
         self._stall = StallWatch(stall_s=settings.stall_s, now_s=clock())
         self._next_heartbeat_s = clock()
+        self._abandoned = abandoned
+        self._idles = idles
+        self._heard_s = clock()
+        self._lost = False
         self._signal: int | None = None
         self._stop_by_s: float | None = None
         self._done = False
@@ -121,6 +147,7 @@ class Supervisor:
         now_s = self._clock()
         if self._server is not None:
             self._server.step(now_s)
+        self._listen(now_s)
         if self._stop_by_s is None and self._asked_to_stop():
             self._begin_stop(now_s)
         if self.engine is not None:
@@ -147,6 +174,17 @@ class Supervisor:
         return 0 if self._signal is None else 128 + self._signal
 
     @property
+    def outcome(self) -> Outcome:
+        """Once `step` has returned None."""
+        if self._signal is not None:
+            return Outcome.LEFT
+        if self._gave_up:
+            return Outcome.FAILED
+        if self._control.ended:
+            return Outcome.AGAIN if self._control.comes_back else Outcome.FINISHED
+        return Outcome.AGAIN
+
+    @property
     def state(self) -> PeerState:
         """As shown to the trainers."""
         if self._gave_up:
@@ -156,7 +194,14 @@ class Supervisor:
         return self._latest.state if self.engine is not None else "loading"
 
     def _asked_to_stop(self) -> bool:
-        return self._signal is not None or self._control.ended
+        return self._signal is not None or self._control.ended or self._lost
+
+    def _listen(self, now_s: float) -> None:
+        if self._control.connected:
+            self._heard_s = now_s
+        elif not self._lost and self._abandoned(now_s - self._heard_s):
+            self._lost = True
+            self._say(f"no trainer was heard for {now_s - self._heard_s:.0f} s")
 
     def _begin_stop(self, now_s: float) -> None:
         self._stop_by_s = now_s + self._grace_s
@@ -232,8 +277,12 @@ class Supervisor:
         message = failure
         if self._first_failure and self._first_failure != failure:
             message = f"{self._first_failure}; at last: {failure}"
-        self._say(f"{message}; this generator is out until the run ends")
         self._control.error(message)
+        if self._idles:
+            self._say(f"{message}; this generator is out until the run ends")
+        else:
+            self._say(f"{message}; this generator leaves")
+            self._done = True
 
     def _heartbeat(self, now_s: float) -> None:
         if now_s >= self._next_heartbeat_s:

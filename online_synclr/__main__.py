@@ -3,6 +3,7 @@
     torchrun --nproc_per_node=8 -m online_synclr --config configs/vitb16_8gpu.yaml key=value ...
     python -m online_synclr --config ... --dry-run
     python -m online_synclr keys DIR [NAME ...]
+    python -m online_synclr generate --connect ADDRESS --config ... key=value ...
 
 A wrong setting ends with one line on standard error and exit code 2, before torch is imported.
 A role's package is imported only by the ranks that play it.
@@ -12,12 +13,14 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import NoReturn
 
 from online_synclr import __version__
+from online_synclr.commands.generate import generate
+from online_synclr.commands.keys import make_keys
+from online_synclr.commands.parser import Parser
 from online_synclr.config import Config, ConfigError, check, load_config, resolved_yaml
 from online_synclr.launch import check_concept_bank
 from online_synclr.paths import CONFIGS_DIR
@@ -41,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     env = RankEnv.from_environ()
     argv = sys.argv[1:] if argv is None else argv
     try:
-        if argv and argv[0] == "keys":
-            return _make_keys(argv[1:])
+        if argv and argv[0] in _SUBCOMMANDS:
+            return _SUBCOMMANDS[argv[0]](argv[1:])
         arguments = _parser().parse_intermixed_args(argv)
         config = _load(arguments, env)
         if arguments.dry_run:
@@ -65,20 +68,14 @@ def _say_once(sentence: str, env: RankEnv, *, spokesman: bool) -> None:
         time.sleep(SILENT_RANK_S)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Leaves it to `main` to say what is wrong: one line, on one rank of a node."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; --help lists what there is.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="torchrun --nproc_per_node=N -m online_synclr",
         description="Learn visual representations from captions and images generated while "
         "training: some ranks generate, the others train.",
         epilog="Settings are listed in online_synclr/config/schema.py; any of them can be given "
-        "as section.key=value. `keys DIR` instead of all that makes keys for several hosts.",
+        "as section.key=value. Instead of all that: `keys DIR` makes keys for several hosts, "
+        "`generate --connect ADDRESS` joins a running job as a generator (each with --help).",
     )
     parser.add_argument("--config", type=Path, help="YAML file; shipped ones lie in configs/")
     parser.add_argument("--resume", help="auto, never, or a checkpoint (sets run.resume)")
@@ -88,30 +85,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     return parser
-
-
-def _make_keys(argv: Sequence[str]) -> int:
-    from online_synclr.stream.keys import KeyFolder, KeysError
-
-    parser = _Parser(
-        prog="python -m online_synclr keys",
-        description="Make the keys of a run, or add some: who holds one may send it groups.",
-        epilog="Set stream.keys=DIR on every host of the run. A machine that joins with a NAME of "
-        "its own needs DIR/generators/NAME.key only; removing the trainers' copy of that file "
-        "shuts it out.",
-    )
-    parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="of generators elsewhere")
-    arguments = parser.parse_args(argv)
-    try:
-        made = KeyFolder(arguments.folder).make(arguments.names)
-    except KeysError as error:
-        raise ConfigError(f"{error}.") from None
-    for path in made:
-        print(f"made {path}")
-    if not made:
-        print(f"{arguments.folder} has these keys already")
-    return 0
 
 
 def _load(arguments: argparse.Namespace, env: RankEnv) -> Config:
@@ -200,6 +173,12 @@ def _run(config: Config, env: RankEnv, launch_time: float) -> int:
     except RankFailedError as error:
         _say_once(str(error), env, spokesman=error.spokesman)
         return error.exit_code
+
+
+_SUBCOMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "keys": make_keys,
+    "generate": generate,
+}
 
 
 if __name__ == "__main__":

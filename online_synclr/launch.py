@@ -46,9 +46,9 @@ def run_rank(config: Config, env: RankEnv, launch_time: float) -> int:
         _check_generator(config, spokesman=env.local_rank == split.trainers)
     else:
         check_keys(config, "trainer")
-    num_gpus = _num_gpus(config)
-    check_gpus(config, split, num_gpus)
-    gpu = gpu_of(env.local_rank, num_gpus)
+    found = num_gpus(config)
+    check_gpus(config, split, found)
+    gpu = gpu_of(env.local_rank, found)
     try:
         rendezvous = Rendezvous.join(env)
         roster = rendezvous.exchange_roster(role, gpu)
@@ -91,7 +91,12 @@ def cpu_threads(config: Config, env: RankEnv) -> int:
     return max(1, len(os.sched_getaffinity(0)) // env.local_world_size)
 
 
-def _num_gpus(config: Config) -> int:
+def num_gpus(config: Config) -> int:
+    """GPUs that this process may use.
+
+    Raises:
+        ConfigError: `run.device=cuda`, and there is none.
+    """
     if config.run.device == "cpu":
         return 0
     import torch

@@ -196,9 +196,13 @@ def check_roster(roster: Roster, config: Config) -> None:
             divide, or several hosts.
     """
     num_trainers, num_generators = len(roster.trainers), len(roster.generators)
-    if not num_trainers or not num_generators:
-        missing = "trainer" if not num_trainers else "generator"
-        raise ConfigError(f"no rank is a {missing}; raise topology.{missing}s on some node.")
+    if not num_trainers:
+        raise ConfigError("no rank is a trainer; raise topology.trainers on some node.")
+    if not num_generators and not config.topology.await_joiners:
+        raise ConfigError(
+            "no rank is a generator; raise topology.generators on some node, or, if generators "
+            "will join on their own, set topology.await_joiners=true."
+        )
     check_shares(config, num_trainers)
     fan_out = config.stream.fan_out
     if 0 < fan_out * num_generators < num_trainers:

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from benchmarks.hostile_messages import HostileMessages
+from online_synclr.stream.admission import Terms
 from online_synclr.stream.conduct import MAX_FAULTS, MAX_ROUTES, Conduct
 from online_synclr.stream.endpoints import ipc_endpoint
 from online_synclr.stream.frames import pack
@@ -27,7 +28,10 @@ def hostile(seed: int, generator_id: str = "g9") -> HostileMessages:
 
 def _side(sink: FakeSink) -> TrainerSide:
     side = TrainerSide(
-        run_id=RUN_ID, image_shape=SHAPE, sink=sink, credits_per_generator=4, silence_s=8.0
+        terms=Terms(run_id=RUN_ID, image_shape=SHAPE),
+        sink=sink,
+        credits_per_generator=4,
+        silence_s=8.0,
     )
     side.addresses = ["tcp://127.0.0.1:1"]
     return side

@@ -63,6 +63,8 @@ def test_not_exhausted_while_one_is_alive_or_not_yet_heard_of() -> None:
     assert not GeneratorWatch(FakeReceiver(gone, make_view("g1")), 2).exhausted()
     assert not GeneratorWatch(FakeReceiver(gone), 2).exhausted()
     assert not GeneratorWatch(FakeReceiver(), 0).exhausted(), "others may still join"
+    awaiting = GeneratorWatch(FakeReceiver(gone), 1, others_may_join=True)
+    assert not awaiting.exhausted()
     loading = make_view("g0", state="loading", first_error="crashed once")
     assert not GeneratorWatch(FakeReceiver(loading), 1).exhausted(), "it is being restarted"
 

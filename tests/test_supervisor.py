@@ -1,6 +1,7 @@
 """The supervisor: decisions with fakes and a clock of their own, then real children that die."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from generators.environment import engine_environment, scrubbed
 from generators.process import EngineProcess
 from generators.reports import Report, ReportReader, ReportWriter
 from generators.restarts import RestartBudget, StallWatch, restarts_of, stream_number
-from generators.supervisor import Supervisor
+from generators.supervisor import Outcome, Supervisor
 from online_synclr.config.schema import GeneratorsConfig
 from online_synclr.paths import PROJECT_DIR
 from online_synclr.stream.messages import PeerState
@@ -60,6 +61,8 @@ class FakeControl:
 
     def __init__(self) -> None:
         self.ended = False
+        self.comes_back = False
+        self.connected = True
         self.rejected: str | None = None
         self.states: list[PeerState] = []
         self.restarts: list[float] = []
@@ -90,7 +93,14 @@ class FakeServer:
 class Bench:
     """A supervisor with fakes around it; `at` moves the clock and steps."""
 
-    def __init__(self, settings: GeneratorsConfig = SETTINGS, server: FakeServer | None = None):
+    def __init__(
+        self,
+        settings: GeneratorsConfig = SETTINGS,
+        server: FakeServer | None = None,
+        *,
+        idles: bool = True,
+        patience_s: float = math.inf,
+    ) -> None:
         self.now_s = 0.0
         self.engines: list[FakeEngine] = []
         self.control = FakeControl()
@@ -105,6 +115,8 @@ class Bench:
             server=server,
             say=self.lines.append,
             clock=lambda: self.now_s,
+            idles=idles,
+            abandoned=lambda unheard_s: unheard_s > patience_s,
         )
 
     def _start(self, restarts: int, url: str) -> FakeEngine:
@@ -243,6 +255,50 @@ def test_a_rejected_generator_gives_up() -> None:
     assert bench.control.errors == [("refused by the trainer: another run", None)]
 
 
+@pytest.mark.parametrize(
+    ("ended", "comes_back", "outcome"),
+    [(True, False, Outcome.FINISHED), (True, True, Outcome.AGAIN), (False, False, Outcome.LEFT)],
+)
+def test_how_it_ended_is_told(ended: bool, comes_back: bool, outcome: Outcome) -> None:
+    bench = Bench(idles=False)
+    bench.at(0.0)
+    bench.control.ended, bench.control.comes_back = ended, comes_back
+    if not ended:
+        bench.supervisor.stop(signal.SIGTERM)
+    bench.at(1.0)
+    bench.engines[0].code = 0
+    bench.at(2.0)
+    assert bench.at(3.0) is None
+    assert bench.supervisor.outcome is outcome
+
+
+def test_without_any_trainer_for_long_the_job_is_looked_for_anew() -> None:
+    bench = Bench(idles=False, patience_s=40.0)
+    bench.at(0.0)
+    bench.control.connected = False
+    bench.at(15.0)
+    bench.control.connected = True
+    bench.at(16.0)
+    bench.control.connected = False
+    bench.at(56.0)
+    assert bench.engines[0].calls == []
+    bench.at(56.1)
+    assert bench.engines[0].calls == ["request_stop"]
+    bench.engines[0].code = 0
+    bench.at(57.0)
+    assert bench.at(58.0) is None
+    assert bench.supervisor.outcome is Outcome.AGAIN
+
+
+def test_outside_torchrun_a_generator_that_failed_leaves() -> None:
+    bench = Bench(GeneratorsConfig(restarts_per_hour=0), idles=False)
+    bench.at(0.0)
+    bench.engines[0].code = 1
+    assert bench.at(1.0) is None
+    assert bench.supervisor.outcome is Outcome.FAILED
+    assert bench.control.errors[-1] == ("the engine ended with exit code 1", None)
+
+
 def test_the_engine_waits_for_the_caption_server() -> None:
     server = FakeServer()
     bench = Bench(server=server)
@@ -302,6 +358,7 @@ def test_control_group_tells_all_trainers() -> None:
         def __init__(self) -> None:
             self.end_seen = threading.Event()
             self.rejected: str | None = None
+            self.comes_back = self.connected = False
             self.said: list[object] = []
 
         def status(self, state: PeerState, counters: dict[str, float]) -> None:

@@ -99,7 +99,7 @@ def make_member(rank: int, role: str, host: str = "a") -> Member:
     ("roles", "sentence"),
     [
         (["generator", "generator"], "no rank is a trainer"),
-        (["trainer", "trainer"], "no rank is a generator"),
+        (["trainer", "trainer"], "topology.await_joiners"),
         (["trainer", "trainer", "trainer", "generator"], "multiple of 3"),
     ],
 )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from online_synclr.stream.admission import PlaceNumbers, Terms
 from online_synclr.stream.frames import pack
 from online_synclr.stream.messages import (
     Bye,
@@ -14,9 +15,11 @@ from online_synclr.stream.messages import (
     Error,
     GroupHeader,
     Hello,
+    Join,
     Message,
     Reject,
     Status,
+    Ticket,
     Welcome,
     peer_identity,
 )
@@ -33,8 +36,7 @@ class Bench:
         self.sink = FakeSink(room)
         self.now_s = 0.0
         self.side = TrainerSide(
-            run_id=RUN_ID,
-            image_shape=SHAPE,
+            terms=Terms(run_id=RUN_ID, image_shape=SHAPE, incarnation=1, num_launched=2),
             sink=self.sink,
             credits_per_generator=limit,
             silence_s=SILENCE_S,
@@ -45,6 +47,10 @@ class Bench:
     def say(self, hello: Hello, message: Message, payload: bytes = b"") -> list[Message]:
         out = self.side.on_frames(peer_identity(hello), pack(message, payload), self.now_s)
         assert all(outgoing.route == peer_identity(hello) for outgoing in out)
+        return [outgoing.message for outgoing in out]
+
+    def ask(self, join: Join) -> list[Message]:
+        out = self.side.on_frames(b"asking", pack(join), self.now_s)
         return [outgoing.message for outgoing in out]
 
     def join(self, hello: Hello) -> int:
@@ -112,7 +118,10 @@ def test_a_group_under_a_credit_is_inserted() -> None:
     ("hello", "words"),
     [
         (make_hello(run_id="other"), ["run id 'other'", "'run-1'"]),
-        (msgspec.structs.replace(make_hello(), protocol=9), ["protocol version 9", "speaks 2"]),
+        (
+            msgspec.structs.replace(make_hello(), protocol=9),
+            ["version 9", "speaks 3"],
+        ),
         (make_hello(shape=(2, 3, 8, 9)), ["(2, 3, 8, 9)", "images.send_px"]),
     ],
 )
@@ -371,10 +380,98 @@ def test_a_newer_start_replaces_the_older_and_counters_add_up() -> None:
     (view,) = bench.side.views(0.0)
     assert view.counters == {"images_rendered": 10.0, "rss_bytes": 60.0}
     assert (view.connection, view.received) == ("alive", 1)
-    assert bench.send(old, lease, 1) == []
+    # One that lives on, on another machine, is told; and what it sends is late.
+    for (answer,) in (bench.send(old, lease, 1), bench.say(old, old)):
+        assert isinstance(answer, Reject)
+        assert "name of its own" in answer.reason
+    assert bench.side.counters().discarded == {"late": 1}
+
+
+def test_a_month_of_restarts_is_kept_in_a_few_records() -> None:
+    bench = Bench()
+    for stream in range(50):
+        hello = make_hello(stream=stream)
+        lease = bench.join(hello)
+        bench.credits()
+        bench.send(hello, lease, 0, recipe=make_recipe(0, stream=stream))
+        counters = {"images_rendered": 2.0, "rss_bytes": float(stream)}
+        bench.say(hello, Status(state="running", counters=counters, sent=3))
+        control = make_hello(role="control", stream=stream)
+        bench.join(control)
+        bench.say(control, Status(state="running", counters={"restarts": 1.0}, sent=0))
+    (view,) = bench.side.views(0.0)
+    assert view.counters == {"images_rendered": 100.0, "rss_bytes": 49.0, "restarts": 50.0}
+    assert (view.sent, view.received, view.lost) == (150, 50, 100)
+    assert bench.side.num_records == 6, "two roles: the past, the last one replaced, the present"
+    counts = bench.side.counters()
+    assert counts.sent == counts.received + counts.lost == 150
+    # Who is remembered by name only is not let in again, whatever else has been forgotten of it.
+    (answer,) = bench.say(make_hello(stream=3), make_hello(stream=3))
+    assert isinstance(answer, Reject)
+
+
+JOIN = Join(generator_id="lab", image_shape=SHAPE)
+
+
+def test_places_are_given_once_the_trainers_are_all_known() -> None:
+    bench = Bench()
+    assert bench.ask(JOIN) == []
+    bench.side.complete = True
+    first, second = bench.ask(JOIN)[0], bench.ask(JOIN)[0]
+    assert isinstance(first, Ticket)
+    assert isinstance(second, Ticket)
+    assert (first.run_id, first.incarnation, first.addresses) == (RUN_ID, 1, ["tcp://127.0.0.1:1"])
+    assert (first.number, second.number) == (2, 3), "torchrun's generators have the first two"
+
+
+def test_no_two_trainers_give_the_same_number() -> None:
+    given = [
+        numbers.next(num_launched=5, num_trainers=3)
+        for numbers in (PlaceNumbers(0), PlaceNumbers(1), PlaceNumbers(2))
+        for _ in range(40)
+    ]
+    assert sorted(number for number in given if number is not None) == list(range(5, 125))
+
+
+def test_numbers_are_used_up_and_never_given_again() -> None:
+    numbers = PlaceNumbers(0)
+    given = [numbers.next(num_launched=0, num_trainers=2**14) for _ in range(6)]
+    assert given == [0, 2**14, 2 * 2**14, 3 * 2**14, None, None]
+
+
+@pytest.mark.parametrize(
+    ("join", "words"),
+    [
+        (msgspec.structs.replace(JOIN, run_id="other"), ["run id 'other'", "'run-1'"]),
+        (msgspec.structs.replace(JOIN, protocol=9), ["protocol version 9"]),
+        (msgspec.structs.replace(JOIN, image_shape=(2, 3, 8, 9)), ["images.send_px"]),
+    ],
+)
+def test_who_does_not_fit_gets_no_place_but_a_reason(join: Join, words: list[str]) -> None:
+    bench = Bench()
+    bench.side.complete = True
+    (answer,) = bench.ask(join)
+    assert isinstance(answer, Reject)
+    assert not answer.rejoin
+    assert all(word in answer.reason for word in words)
+    assert bench.side.counters().malformed == {"join_refused": 1}
+
+
+def test_a_generator_of_another_attempt_is_sent_to_join_anew() -> None:
+    bench = Bench()
+    old = msgspec.structs.replace(make_hello(), incarnation=7)
     (answer,) = bench.say(old, old)
     assert isinstance(answer, Reject)
-    assert "id of its own" in answer.reason
+    assert answer.rejoin
+    assert bench.side.views(0.0) == []
+
+
+@pytest.mark.parametrize("final", [True, False])
+def test_who_asks_at_the_end_is_told_whether_the_run_comes_back(final: bool) -> None:
+    bench = Bench()
+    bench.side.complete = True
+    bench.side.announce_end("stopped", final=final)
+    assert bench.ask(JOIN) == [End(reason="stopped", final=final)]
 
 
 def test_end_is_told_to_all_and_to_latecomers() -> None:

@@ -81,7 +81,9 @@ def start_stream(config: Config, role: TrainerRole) -> StreamEnd:
         num_trainers=role.num_trainers,
         trainer=role.trainer_index,
     )
-    return StreamEnd(receiver=receiver, intake=intake, watch=GeneratorWatch(receiver, serving))
+    others = config.topology.await_joiners
+    watch = GeneratorWatch(receiver, serving, others_may_join=others)
+    return StreamEnd(receiver=receiver, intake=intake, watch=watch)
 
 
 def _make_receiver(config: Config, role: TrainerRole, intake: Intake) -> Receiver:
@@ -94,6 +96,8 @@ def _make_receiver(config: Config, role: TrainerRole, intake: Intake) -> Receive
         role.run_id,
         intake,
         image_shape=(images.per_caption, 3, images.send_px, images.send_px),
+        incarnation=role.incarnation,
+        num_launched=len(role.roster.generators),
         trainer_index=role.trainer_index,
         credits_per_generator=stream.credits_per_generator,
         silence_s=stream.silence_s,

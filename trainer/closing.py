@@ -66,6 +66,11 @@ def summarise(
             "credits": waits[metrics.WAIT_CREDITS],
         },
         generator_shares=figures.generator_shares(),
+        generator_models={
+            generator.generator_id: generator.fingerprint
+            for generator in merged.generators
+            if generator.fingerprint
+        },
         generator_restarts=totals.generator_restarts,
         time_to_first_step_s=ending.time_to_first_step_s,
         wall_s=totals.wall_s,

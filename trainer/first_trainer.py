@@ -17,6 +17,7 @@ from trainer.intake import Sampled
 from trainer.objective.backbone import Backbone
 from trainer.objective.schedules import StepSettings
 from trainer.report import Merged
+from trainer.roll_call import RollCall
 from trainer.vote import Decision
 
 
@@ -41,6 +42,7 @@ class FirstTrainer:
         self._watch = watch
         self._start_step = start_step
         self._named_at_s: float | None = None
+        self._roll_call = RollCall()
         self.figures = figures
         self.final_loss: float | None = None
         """Mean loss of the last logged window."""
@@ -71,6 +73,8 @@ class FirstTrainer:
         values = self.figures.metrics(merged, step, settings)
         self.final_loss = values[metrics.LOSS_TOTAL]
         self._monitor.log_step(step, values)
+        for sentence in self._roll_call.changes(merged.generators):
+            self.say(sentence)
         lines = self._watch.lines()
         self._monitor.update_console(step, values, phase="training", generators=lines)
 

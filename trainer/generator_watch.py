@@ -28,6 +28,7 @@ class GeneratorWatch:
     Args:
         receiver: started.
         num_expected: generators launched with the run that serve this trainer.
+        others_may_join: so that there is never a last one.
         clock: seconds, monotonic; views are read anew after `REFRESH_S`.
     """
 
@@ -36,10 +37,12 @@ class GeneratorWatch:
         receiver: PeerSource,
         num_expected: int,
         *,
+        others_may_join: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._receiver = receiver
         self._num_expected = num_expected
+        self._others_may_join = others_may_join
         self._clock = clock
         self._read_at_s = -REFRESH_S
         self._peers: list[PeerView] = []
@@ -67,6 +70,8 @@ class GeneratorWatch:
 
         A supervisor that is about to start its engine anew is alive, and so is its generator.
         """
+        if self._others_may_join:
+            return False
         peers = self.peers()
         return len(peers) >= max(1, self._num_expected) and all(map(is_gone, peers))
 

@@ -26,7 +26,7 @@ def leave(built: Built, stream: StreamEnd, stop: StopRequest, stopped_by: Decisi
     ended_by = ALL_DONE if cause is None else cause.value
     if stopped_by is not None and cause in (StopCause.EXHAUSTED, StopCause.FAILED):
         ended_by = _say_why(built, stream, stopped_by)
-    stream.receiver.announce_end(ended_by)
+    stream.receiver.announce_end(ended_by, final=cause is None)
     _stop_figures(built)
     saved = _take_leave(built, stream, stop, cause)
     merged = built.parts.reporter.collect()
@@ -47,7 +47,7 @@ def leave_diverged(built: Built, stream: StreamEnd, error: DivergedLossError) ->
             file=sys.stderr,
             flush=True,
         )
-    stream.receiver.announce_end(ended_by)
+    stream.receiver.announce_end(ended_by, final=False)
     _stop_figures(built)
     _drain(built, stream, built.parts.config.generators.goodbye_s)
     _summarise(built, built.parts.reporter.collect(), ended_by, measure=False)

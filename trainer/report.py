@@ -20,13 +20,17 @@ from trainer.intake import IntakeCounters
 
 
 class PeerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One generator as one trainer sees it; `counters` are the generator's own, cumulative."""
+    """One generator as one trainer sees it; `counters` are the generator's own, cumulative.
+
+    `fingerprint`: of its models.
+    """
 
     generator_id: str
     connection: str
     state: str
     counters: dict[str, float]
     first_error: str | None
+    fingerprint: str = ""
 
 
 class TrainerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +67,7 @@ class GeneratorReport(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     counters: dict[str, float]
     first_error: str | None
+    fingerprint: str = ""
 
 
 class Merged(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +120,7 @@ def peer_report(view: PeerView) -> PeerReport:
         state=view.state,
         counters=view.counters,
         first_error=view.first_error,
+        fingerprint=view.fingerprint,
     )
 
 
@@ -185,6 +191,7 @@ def _merge_views(generator_id: str, views: Sequence[PeerReport]) -> GeneratorRep
         state=spokesman.state if alive else spokesman.connection,
         counters=counters,
         first_error=errors[0] if errors else None,
+        fingerprint=next((view.fingerprint for view in views if view.fingerprint), ""),
     )
 
 

@@ -63,6 +63,11 @@ class TopologyConfig(Section):
 
     generators: CountOrZero | None = Field(None, description="Generator ranks on each node.")
     trainers: CountOrZero | None = Field(None, description="Trainer ranks on each node.")
+    await_joiners: bool = Field(
+        False,
+        description="Generators join on their own (`python -m online_synclr generate`): where none "
+        "is left, wait for one instead of ending the run; `generators: 0` is allowed then.",
+    )
 
 
 class StreamConfig(Section):

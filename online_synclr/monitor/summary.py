@@ -17,7 +17,8 @@ class Summary:
     side. Rates are means from the first step to the last. `group_uses` counts every use of a
     group in a batch; `groups_trained` those used at least once. kNN accuracies are shares of one,
     None where none was measured. `dropped`: groups, other messages and strangers' connections that
-    were not taken in, by reason. `generator_shares` are parts of the images rendered, by id.
+    were not taken in, by reason. `generator_shares` are parts of the images rendered, by id;
+    `generator_models` names the models of each generator of the last attempt.
     """
 
     steps: int
@@ -43,6 +44,7 @@ class Summary:
     trainer_waits: dict[str, float] = field(default_factory=dict)
     generator_waits: dict[str, float] = field(default_factory=dict)
     generator_shares: dict[str, float] = field(default_factory=dict)
+    generator_models: dict[str, str] = field(default_factory=dict)
     generator_restarts: int = 0
     knn_before: float | None = None
     knn_after: float | None = None

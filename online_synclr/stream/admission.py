@@ -1,32 +1,72 @@
-"""Whom a trainer lets in."""
+"""Whom a trainer lets in, and the place that it gives to those who ask for one: pure decisions."""
+
+from dataclasses import dataclass
 
 from online_synclr.stream.keys import admits
-from online_synclr.stream.messages import PROTOCOL_VERSION, Hello
+from online_synclr.stream.messages import MAX_GENERATORS, PROTOCOL_VERSION, Hello, Join
 
 
-def refusal(
-    hello: Hello, key_name: str | None, *, run_id: str, image_shape: tuple[int, int, int, int]
-) -> str | None:
-    """Why this HELLO is refused, in words a person can act on; None if it is not.
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What a generator must agree with.
 
-    `key_name`: of the connection's key; None: there are no keys. `run_id`, `image_shape`: of the
-    trainer's run.
+    Attributes:
+        run_id: The trainer's run.
+        image_shape: (images, channels, height, width) of every group.
+        incarnation: Of this attempt; None: whichever a generator says (there are no attempts).
+        num_launched: Generators launched with the run: they have the first numbers.
     """
-    if hello.run_id != run_id:
+
+    run_id: str
+    image_shape: tuple[int, int, int, int]
+    incarnation: int | None = None
+    num_launched: int = 0
+
+    def refusal(self, asking: Hello | Join, key_name: str | None) -> str | None:
+        """Why this generator is refused, in words a person can act on; None if it is not.
+
+        `key_name`: of the connection's key; None: there are no keys.
+        """
+        if asking.run_id != self.run_id and (isinstance(asking, Hello) or asking.run_id):
+            return (
+                f"run id {asking.run_id!r}, this trainer belongs to run {self.run_id!r}; "
+                "connect to the trainers of your run"
+            )
+        if asking.protocol != PROTOCOL_VERSION:
+            return f"protocol version {asking.protocol}, this trainer speaks {PROTOCOL_VERSION}"
+        if asking.image_shape != self.image_shape:
+            return (
+                f"groups of shape {asking.image_shape}, this run trains on {self.image_shape}; set "
+                "images.per_caption and images.send_px to the trainers' values"
+            )
+        if key_name is not None and not admits(key_name, asking.generator_id):
+            return (
+                f"its key is {key_name!r}, which is not one for a generator named "
+                f"{asking.generator_id!r}; use a key of that name"
+            )
+        return None
+
+    def attempt_over(self, hello: Hello) -> str | None:
+        """What to say to a generator of another attempt; None to one of this."""
+        if self.incarnation is None or hello.incarnation == self.incarnation:
+            return None
         return (
-            f"run id {hello.run_id!r}, this trainer belongs to run {run_id!r}; "
-            "connect to the trainers of your run"
+            f"attempt {hello.incarnation} of this run is over, this is attempt {self.incarnation}; "
+            "join it anew"
         )
-    if hello.protocol != PROTOCOL_VERSION:
-        return f"protocol version {hello.protocol}, this trainer speaks {PROTOCOL_VERSION}"
-    if hello.image_shape != image_shape:
-        return (
-            f"groups of shape {hello.image_shape}, this run trains on {image_shape}; set "
-            "images.per_caption and images.send_px to the trainers' values"
-        )
-    if key_name is not None and not admits(key_name, hello.generator_id):
-        return (
-            f"its key is {key_name!r}, which is not one for a generator named "
-            f"{hello.generator_id!r}; use a key of that name"
-        )
-    return None
+
+
+class PlaceNumbers:
+    """Numbers for the generators that join: every trainer gives others, none gives one twice."""
+
+    def __init__(self, trainer_index: int) -> None:
+        self._trainer_index = trainer_index
+        self._given = 0
+
+    def next(self, *, num_launched: int, num_trainers: int) -> int | None:
+        """The next free number; None when all are given."""
+        number = num_launched + self._trainer_index + self._given * num_trainers
+        if number >= MAX_GENERATORS:
+            return None
+        self._given += 1
+        return number

@@ -30,8 +30,9 @@ MAX_ERRORS: Final = 64
 class ControlClient:
     """STATUS and ERROR on behalf of one generator, over one connection that heals itself.
 
-    The thread starts with the object. `end_seen` is set by the trainer's END; `rejected` holds the
-    reason if it refused the connection.
+    The thread starts with the object. `end_seen` is set by the trainer's END, or by one that
+    belongs to a later attempt; `comes_back`: the attempt is over, but not the run. `rejected` holds
+    the reason if it refused the generator, `connected` whether it listens to it now.
 
     Args:
         address: of a trainer.
@@ -52,6 +53,8 @@ class ControlClient:
             raise ValueError(f"hello has role {hello.role!r}, not control")
         self.end_seen = threading.Event()
         self.rejected: str | None = None
+        self.comes_back = False
+        self.connected = False
         self._address = address
         self._hello = hello
         self._heartbeat_s = heartbeat_s
@@ -126,10 +129,15 @@ class ControlClient:
         link.on_events()
         for _ in link.on_messages():
             pass
-        if link.ended is not None:
+        self.connected = link.welcomed
+        over = link.ended is not None or (link.rejected is not None and link.comes_back)
+        if over and not self.end_seen.is_set():
+            # In this order: whoever sees the end finds what kind it is.
+            self.comes_back = link.comes_back
             self.end_seen.set()
         if link.rejected is not None:
-            self.rejected = link.rejected
+            self.rejected = None if link.comes_back else link.rejected
+            self.connected = False
             return True
         self._send_errors(link)
         with self._lock:

@@ -24,10 +24,12 @@ from online_synclr.stream.messages import (
     End,
     GroupHeader,
     Hello,
+    Join,
     Message,
     PeerState,
     Reject,
     Status,
+    Ticket,
     Welcome,
 )
 
@@ -56,15 +58,16 @@ class Link:
 
     Public attributes are state, read by the owner: `credits` groups may be sent now; `sent` groups
     were sent, ever; `welcomed`: the trainer has accepted this connection; `ended`, `rejected`: it
-    asked to stop, or refused, with that reason; `bye_acked`: it has read everything; `retired`: it
-    is another generator's to serve, only BYE is still said.
+    asked to stop, or refused, with that reason; `comes_back`: that was about this attempt, not
+    about the run or the generator; `bye_acked`: it has read everything; `retired`: it is another
+    generator's to serve, only BYE is still said. With JOIN for a greeting, `ticket` is the answer.
     """
 
     def __init__(
         self,
         context: zmq.Context[zmq.Socket[bytes]],
         address: str,
-        hello: Hello,
+        greeting: Hello | Join,
         *,
         heartbeat_s: float,
         key: GeneratorKey | None = None,
@@ -76,10 +79,12 @@ class Link:
         self.welcome: Welcome | None = None
         self.ended: str | None = None
         self.rejected: str | None = None
+        self.comes_back = False
+        self.ticket: Ticket | None = None
         self.bye_sent = False
         self.bye_acked = False
         self.retired = False
-        self._hello = hello
+        self._greeting = greeting
         self._heartbeat_s = heartbeat_s
         self._connected = False
         self._hello_due_s = 0.0
@@ -108,8 +113,9 @@ class Link:
     def _count_handshakes(self, event: int) -> None:
         if event == _UP:
             self._failed_handshakes, self._failing_since_s = 0, None
-            number = self._hello.connection + 1
-            self._hello = msgspec.structs.replace(self._hello, connection=number)
+            if isinstance(self._greeting, Hello):
+                number = self._greeting.connection + 1
+                self._greeting = msgspec.structs.replace(self._greeting, connection=number)
         elif event == _REFUSED:
             self.rejected = (
                 f"the trainer at {self.address} does not know this generator's key; add it to the "
@@ -149,7 +155,7 @@ class Link:
         """
         self._tend_connection(now_s)
         if self._connected and not self.welcomed and now_s >= self._hello_due_s:
-            sent = self.send(self._hello)
+            sent = self.send(self._greeting)
             self._hello_due_s = now_s + (self._heartbeat_s if sent else HELLO_RETRY_S)
         if self.welcomed and not self.bye_sent and (at_once or now_s >= self._status_due_s):
             self._status_due_s = now_s + self._heartbeat_s
@@ -227,9 +233,11 @@ class Link:
             if self.welcomed and not self.bye_sent and message.lease == self.lease:
                 self.credits += message.num_groups
         elif isinstance(message, End):
-            self.ended = message.reason
+            self.ended, self.comes_back = message.reason, not message.final
         elif isinstance(message, Reject):
-            self.rejected = message.reason
+            self.rejected, self.comes_back = message.reason, message.rejoin
+        elif isinstance(message, Ticket):
+            self.ticket = message
         elif isinstance(message, ByeAck):
             self.bye_acked = True
 

@@ -1,10 +1,12 @@
 """What generators and trainers say to each other: typed, versioned, bounded.
 
-    generator -> trainer   HELLO  GROUP  STATUS  BYE  ERROR
-    trainer -> generator   WELCOME or REJECT  CREDIT  END  BYE_ACK
+    generator -> trainer   JOIN  HELLO  GROUP  STATUS  BYE  ERROR
+    trainer -> generator   TICKET  WELCOME or REJECT  CREDIT  END  BYE_ACK
 
-HELLO opens a lease period and WELCOME names it; every CREDIT and GROUP carries the period, so that
-groups sent under credits that were taken back are recognised. Frames are packed in `frames.py`.
+JOIN asks for a place in the running attempt and TICKET gives it, to generators that torchrun has
+not started; with it they greet as all do. HELLO opens a lease period and WELCOME names it; every
+CREDIT and GROUP carries the period, so that groups sent under credits that were taken back are
+recognised. Frames are packed in `frames.py`.
 """
 
 import math
@@ -16,12 +18,15 @@ from msgspec import Meta
 from online_synclr.stream.errors import MalformedMessage
 from online_synclr.stream.group import Recipe
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 MAX_HEADER_BYTES: Final = 256 * 2**10
 MAX_TEXT: Final = 4096
 MAX_COUNTERS: Final = 256
 MAX_COUNTER_NAME: Final = 64
 MAX_TRAINERS: Final = 512
+MAX_GENERATORS: Final = 65536
+"""Numbers of one attempt's generators, those that have left included; streams are built on it."""
+
 MAX_CREDITS: Final = 2**20
 MAX_SIDE_PX: Final = 8192
 MAX_IMAGES: Final = 1024
@@ -44,6 +49,27 @@ PeerState = Literal["loading", "running", "draining", "idle", "failed"]
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all messages: fields by name, unknown ones refused."""
+
+
+class Join(_Message, frozen=True, kw_only=True, tag="join"):
+    """A generator that torchrun has not started asks for a place in the running attempt.
+
+    `run_id`: of the run it belongs to; empty: whichever it finds.
+    """
+
+    run_id: Annotated[str, Meta(max_length=64)] = ""
+    protocol: Natural = PROTOCOL_VERSION
+    generator_id: GeneratorId
+    image_shape: Shape
+
+
+class Ticket(_Message, frozen=True, kw_only=True, tag="ticket"):
+    """Its place: what HELLO must say. `number` is its own in this attempt, and nobody else's."""
+
+    run_id: RunId
+    incarnation: Natural
+    number: Annotated[int, Meta(ge=0, lt=MAX_GENERATORS)]
+    addresses: Annotated[list[Address], Meta(max_length=MAX_TRAINERS)]
 
 
 class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
@@ -74,9 +100,13 @@ class Welcome(_Message, frozen=True, kw_only=True, tag="welcome"):
 
 
 class Reject(_Message, frozen=True, kw_only=True, tag="reject"):
-    """Refused, with a reason a person can act on."""
+    """Refused, with a reason a person can act on.
+
+    `rejoin`: nothing is wrong but the attempt, which is over; JOIN gives a place in this one.
+    """
 
     reason: Text
+    rejoin: bool = False
 
 
 class Credit(_Message, frozen=True, kw_only=True, tag="credit"):
@@ -121,9 +151,13 @@ class ByeAck(_Message, frozen=True, kw_only=True, tag="bye_ack"):
 
 
 class End(_Message, frozen=True, kw_only=True, tag="end"):
-    """The run is over: send nothing more, say BYE."""
+    """This attempt is over: send nothing more, say BYE.
+
+    `final`: so is the run; else it may be started again, and generators may join it then.
+    """
 
     reason: Text
+    final: bool = True
 
 
 class Error(_Message, frozen=True, kw_only=True, tag="error"):
@@ -134,8 +168,8 @@ class Error(_Message, frozen=True, kw_only=True, tag="error"):
     stream: Natural | None = None
 
 
-FromGenerator = Hello | GroupHeader | Status | Bye | Error
-FromTrainer = Welcome | Reject | Credit | End | ByeAck
+FromGenerator = Join | Hello | GroupHeader | Status | Bye | Error
+FromTrainer = Ticket | Welcome | Reject | Credit | End | ByeAck
 Message = FromGenerator | FromTrainer
 
 _encoder = msgspec.msgpack.Encoder()

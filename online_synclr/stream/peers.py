@@ -56,8 +56,9 @@ class Peer:
 class PeerView:
     """One generator, over all its connections and restarts; counts are of this trainer.
 
-    `counters` are cumulative: summed over the generator's engines; what only the supervisor
-    reports is taken from it; names ending in `_bytes` are of the newest report.
+    `counters` are cumulative: summed over the generator's engines; what only its supervisors
+    report is summed over these; names ending in `_bytes` are of the newest report. `fingerprint`
+    names the models of the newest engine, empty before its HELLO.
     """
 
     generator_id: str
@@ -70,6 +71,7 @@ class PeerView:
     received: int
     discarded: int
     lost: int
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +113,46 @@ def view_generator(generator_id: str, peers: list[Peer], now_s: float) -> PeerVi
         received=sum(peer.received for peer in peers),
         discarded=sum(peer.discarded.total() for peer in peers),
         lost=sum(peer.lost for peer in peers),
+        fingerprint=_fingerprint(peers),
     )
 
 
-def _merge_counters(peers: list[Peer]) -> dict[str, float]:
-    merged: dict[str, float] = {}
+def fold(peers: list[Peer]) -> Peer:
+    """One record that counts what these have counted, oldest first (at least one, of one role)."""
+    newest = peers[-1]
+    errors = [peer.first_error for peer in peers if peer.first_error is not None]
+    discarded: Counter[str] = Counter()
     for peer in peers:
-        if peer.hello.role != "engine":
-            continue
+        discarded.update(peer.discarded)
+    return Peer(
+        newest.hello,
+        newest.last_heard_s,
+        connection="silent",
+        state=newest.state,
+        replaced=True,
+        counters=_sum_counters(peers),
+        first_error=errors[0] if errors else None,
+        received=sum(peer.received for peer in peers),
+        discarded=discarded,
+        reported_sent=sum(peer.sent for peer in peers),
+    )
+
+
+def _fingerprint(peers: list[Peer]) -> str:
+    engines = [peer.hello.fingerprint for peer in peers if peer.hello.role == "engine"]
+    return engines[-1] if engines else ""
+
+
+def _merge_counters(peers: list[Peer]) -> dict[str, float]:
+    engines = _sum_counters([peer for peer in peers if peer.hello.role == "engine"])
+    supervisors = _sum_counters([peer for peer in peers if peer.hello.role == "control"])
+    return {**supervisors, **engines}
+
+
+def _sum_counters(peers: list[Peer]) -> dict[str, float]:
+    summed: dict[str, float] = {}
+    for peer in peers:
         for name, value in peer.counters.items():
             gauge = name.endswith("_bytes")
-            merged[name] = value if gauge else merged.get(name, 0.0) + value
-    for peer in peers:
-        if peer.hello.role == "control":
-            merged = {**peer.counters, **merged}
-    return merged
+            summed[name] = value if gauge else summed.get(name, 0.0) + value
+    return summed

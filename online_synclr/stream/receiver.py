@@ -18,6 +18,7 @@ from typing import Final
 
 import zmq
 
+from online_synclr.stream.admission import Terms
 from online_synclr.stream.doorman import Doorman
 from online_synclr.stream.endpoints import Endpoint, bind
 from online_synclr.stream.errors import StreamError
@@ -64,6 +65,8 @@ class Receiver:
         sink: GroupSink,
         *,
         image_shape: tuple[int, int, int, int],
+        incarnation: int | None = None,
+        num_launched: int = 0,
         trainer_index: int = 0,
         credits_per_generator: int = 16,
         silence_s: float = 30.0,
@@ -90,8 +93,12 @@ class Receiver:
         # Guards _side: held while messages are handled, never while polling.
         self._changed = threading.Condition()
         self._side = TrainerSide(
-            run_id=run_id,
-            image_shape=image_shape,
+            terms=Terms(
+                run_id=run_id,
+                image_shape=image_shape,
+                incarnation=incarnation,
+                num_launched=num_launched,
+            ),
             sink=sink,
             credits_per_generator=credits_per_generator,
             silence_s=silence_s,
@@ -150,6 +157,7 @@ class Receiver:
             raise StreamError(f"{len(addresses)} trainers, at most {MAX_TRAINERS} are supported")
         with self._changed:
             self._side.addresses = list(addresses)
+            self._side.complete = True
 
     def wake(self) -> None:
         """Have the thread look for room in the sink at once; from any thread."""
@@ -169,10 +177,13 @@ class Receiver:
             return counters
         return replace(counters, strangers=dict(self._doorman.strangers))
 
-    def announce_end(self, reason: str = "the run is over") -> None:
-        """Ask every generator, and whoever joins later, to stop; issue no more credits."""
+    def announce_end(self, reason: str = "the run is over", *, final: bool = True) -> None:
+        """Ask every generator, and whoever joins later, to stop; issue no more credits.
+
+        `final`: the run itself is over, not only this attempt.
+        """
         with self._changed:
-            self._tasks.append(lambda: self._side.announce_end(clip_text(reason)))
+            self._tasks.append(lambda: self._side.announce_end(clip_text(reason), final=final))
         self._wake.wake()
 
     def drain(self, timeout_s: float) -> bool:

@@ -46,7 +46,8 @@ FLUSH_SHARE: Final = 0.5
 class Sender:
     """Sends groups to trainers under their credits; reconnects on its own.
 
-    The thread starts with the object. END from any trainer ends the stream: the run is over.
+    The thread starts with the object. END from any trainer ends the stream: the attempt is over.
+    So does the word of a trainer that belongs to a later attempt.
 
     Args:
         addresses: of all trainers, by index, or of one, which then tells the others.
@@ -212,17 +213,24 @@ class Sender:
         for _ in link.on_messages():
             pass
         if link.rejected is not None:
-            self._outbox.fail(StreamRejected(link.rejected))
+            if link.comes_back:
+                self._end()
+            else:
+                self._outbox.fail(StreamRejected(link.rejected))
             self._disconnect(link)
             return
-        if link.ended is not None and not self.end_seen.is_set():
-            # In this order: whoever is refused by the outbox finds `end_seen` set.
-            self.end_seen.set()
-            self._outbox.stop()
+        if link.ended is not None:
+            self._end()
         if link.welcome is not known:
             self._join_others(link)
         if link.retired:
             self._retire(link)
+
+    def _end(self) -> None:
+        if not self.end_seen.is_set():
+            # In this order: whoever is refused by the outbox finds `end_seen` set.
+            self.end_seen.set()
+            self._outbox.stop()
 
     def _send_groups(self) -> None:
         self._stalled = False

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from online_synclr.stream.admission import refusal
+from online_synclr.stream.admission import PlaceNumbers, Terms
 from online_synclr.stream.conduct import MAX_FAULTS, Conduct
 from online_synclr.stream.credits import CreditLedger
 from online_synclr.stream.errors import MalformedMessage
@@ -31,20 +31,29 @@ from online_synclr.stream.messages import (
     FromTrainer,
     GroupHeader,
     Hello,
+    Join,
     Message,
     Reject,
     Status,
+    Ticket,
     Welcome,
     peer_identity,
 )
 from online_synclr.stream.payload import JpegCodec, PayloadCodec, RawCodec
-from online_synclr.stream.peers import Connection, Peer, PeerView, ReceiverCounters, view_generator
+from online_synclr.stream.peer_book import MAX_GENERATORS_NAMED, PeerBook
+from online_synclr.stream.peers import Connection, Peer, PeerView, ReceiverCounters
 from online_synclr.stream.sink import GroupSink
 
-MAX_PEERS: Final = 4096
 CHECKS_PER_SILENCE: Final = 8
 WITHDRAWN_S: Final = 5.0
 """A key file that is being replaced is missing for a moment."""
+
+_REPLACED: Final = (
+    "a newer start of generator {!r} has joined; give every generator a name of its own"
+)
+_NO_NUMBER: Final = (
+    "this attempt has given all its numbers to generators; start the run again, it resumes"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +68,7 @@ class TrainerSide:
     """State of one trainer's end of the stream; not thread-safe.
 
     Args:
-        run_id: peers of another run are refused.
-        image_shape: (images, channels, height, width) of every group; others are refused.
+        terms: generators that do not agree with them are refused.
         sink: takes the groups.
         credits_per_generator: most groups one connection may have in flight.
         silence_s: a peer not heard for this long is counted as silent.
@@ -70,21 +78,22 @@ class TrainerSide:
     def __init__(
         self,
         *,
-        run_id: str,
-        image_shape: tuple[int, int, int, int],
+        terms: Terms,
         sink: GroupSink,
         credits_per_generator: int,
         silence_s: float,
         trainer_index: int = 0,
     ) -> None:
-        self._run_id = run_id
-        self._shape = image_shape
+        self._terms = terms
         self._sink = sink
         self._silence_s = silence_s
         self._trainer_index = trainer_index
         self.addresses: list[str] = []
+        self.complete = False
+        """Whether `addresses` has all trainers: nobody can be given a place before."""
+        self._numbers = PlaceNumbers(trainer_index)
         self._ledger: CreditLedger[bytes] = CreditLedger(credits_per_generator)
-        self._peers: dict[bytes, Peer] = {}
+        self._peers = PeerBook()
         self._routes: dict[bytes, bytes] = {}
         self._conduct = Conduct()
         self._malformed: Counter[str] = Counter()
@@ -92,15 +101,19 @@ class TrainerSide:
         self._taken = 0
         self._codecs: dict[str, PayloadCodec] = {"raw": RawCodec(), "jpeg": JpegCodec()}
         self._last_check_s: float | None = None
-        self._end_reason: str | None = None
+        self._end: End | None = None
 
     @property
     def live_engines(self) -> int:
         """Connections that may still send groups."""
         return sum(
-            peer.connection == "alive" and peer.hello.role == "engine"
-            for peer in self._peers.values()
+            peer.connection == "alive" and peer.hello.role == "engine" for _, peer in self._peers
         )
+
+    @property
+    def num_records(self) -> int:
+        """Records kept of all connections so far."""
+        return sum(1 for _ in self._peers.records())
 
     @property
     def check_interval_s(self) -> float:
@@ -129,6 +142,8 @@ class TrainerSide:
             return answer + self._blame(route)
         if isinstance(message, Hello):
             return self._on_hello(route, message, now_s, key_name)
+        if isinstance(message, Join):
+            return self._on_join(route, message, key_name)
         if peer is None:
             # No fault: the last words on a connection that was replaced arrive so, too.
             self._malformed["unknown_peer"] += 1
@@ -140,8 +155,13 @@ class TrainerSide:
         peer.last_heard_s, peer.withdrawn_since_s = now_s, None
         if isinstance(message, GroupHeader):
             self._on_group(identity, peer, message, payload)
-            return self._revive(identity, peer)
-        return self._on_word(identity, peer, message)
+            answer = self._revive(identity, peer)
+        else:
+            answer = self._on_word(identity, peer, message)
+        if peer.replaced and peer.connection == "silent":
+            # It lives on: another machine has joined under its name.
+            answer.append(Outgoing(route, Reject(reason=_REPLACED.format(peer.hello.generator_id))))
+        return answer
 
     def issue_credits(self) -> list[Outgoing]:
         """Ask for as many groups as the sink has room for, fairly among live engines."""
@@ -149,13 +169,15 @@ class TrainerSide:
         while True:
             # The second round tells the sink what is now in flight, so that it makes room for it.
             wanted = self._sink.credits_to_issue(self._ledger.in_flight)
-            grants = self._ledger.assign(wanted) if self._end_reason is None else {}
+            grants = self._ledger.assign(wanted) if self._end is None else {}
             if not grants:
                 return out
             for identity, num_groups in grants.items():
                 lease = self._ledger.lease_of(identity) or 0
                 credit = Credit(num_groups=num_groups, lease=lease)
-                out.append(Outgoing(self._peers[identity].route, credit))
+                peer = self._peers.get(identity)
+                assert peer is not None, "a lease is closed before its peer's record goes"
+                out.append(Outgoing(peer.route, credit))
 
     def on_unsent(self, outgoing: Outgoing, *, unreachable: bool) -> None:
         """The message could not be sent: its credits, or all of a vanished peer's, return."""
@@ -172,31 +194,26 @@ class TrainerSide:
         self._last_check_s = now_s
         if absent_s > 2 * self.check_interval_s:
             # This process itself stood still; nobody can be blamed for that time.
-            for peer in self._peers.values():
+            for _, peer in self._peers:
                 peer.last_heard_s = min(now_s, peer.last_heard_s + absent_s)
-        for identity, peer in self._peers.items():
+        for identity, peer in self._peers:
             if peer.connection == "alive" and now_s - peer.last_heard_s > self._silence_s:
                 self._leave(identity, peer, "silent")
 
-    def announce_end(self, reason: str) -> list[Outgoing]:
+    def announce_end(self, reason: str, *, final: bool = True) -> list[Outgoing]:
         """Ask everyone to stop; no credits from now on."""
-        self._end_reason = reason
+        self._end = End(reason=reason, final=final)
         return [
-            Outgoing(peer.route, End(reason=reason))
-            for peer in self._peers.values()
-            if peer.connection == "alive"
+            Outgoing(peer.route, self._end) for _, peer in self._peers if peer.connection == "alive"
         ]
 
     def views(self, now_s: float) -> list[PeerView]:
         """One view a generator, in order of first appearance."""
-        by_generator: dict[str, list[Peer]] = {}
-        for peer in self._peers.values():
-            by_generator.setdefault(peer.hello.generator_id, []).append(peer)
-        return [view_generator(name, peers, now_s) for name, peers in by_generator.items()]
+        return self._peers.views(now_s)
 
     def counters(self) -> ReceiverCounters:
         """Totals over all peers."""
-        peers = self._peers.values()
+        peers = list(self._peers.records())
         discarded: Counter[str] = Counter()
         for peer in peers:
             discarded.update(peer.discarded)
@@ -267,14 +284,18 @@ class TrainerSide:
         if reason is not None:
             self._malformed["hello_refused"] += 1
             return [Outgoing(route, Reject(reason=reason)), *self._blame(route)]
+        over = self._terms.attempt_over(hello)
+        if over is not None:
+            # No fault: it was there before this attempt and cannot know better.
+            self._malformed["hello_of_other_attempt"] += 1
+            return [Outgoing(route, Reject(reason=over, rejoin=True))]
         peer = self._peers.get(identity)
         if peer is not None and hello.connection < peer.hello.connection:
             # Read late: it was said on a connection that this generator has left since.
             self._malformed["stale_hello"] += 1
             return []
         if peer is None:
-            self._retire_older(hello)
-            peer = self._peers[identity] = Peer(hello, now_s)
+            peer = self._arrive(identity, hello, now_s)
         peer.hello = hello
         # A peer has one route: what still comes on a broken connection's is nobody's.
         self._routes.pop(peer.route, None)
@@ -291,34 +312,61 @@ class TrainerSide:
             self._sink.reclaim(reclaimed)
         welcome = Welcome(trainer_index=self._trainer_index, addresses=self.addresses, lease=lease)
         out = [Outgoing(peer.route, welcome)]
-        if self._end_reason is not None:
-            out.append(Outgoing(peer.route, End(reason=self._end_reason)))
+        if self._end is not None:
+            out.append(Outgoing(peer.route, self._end))
         return out
+
+    def _on_join(self, route: bytes, join: Join, key_name: str | None) -> list[Outgoing]:
+        """Give a place in this attempt, or say why not; nothing is kept of who asked."""
+        reason = self._terms.refusal(join, key_name)
+        if reason is not None:
+            self._malformed["join_refused"] += 1
+            return [Outgoing(route, Reject(reason=reason)), *self._blame(route)]
+        if self._end is not None:
+            return [Outgoing(route, self._end)]
+        if not self.complete:
+            self._malformed["join_too_early"] += 1
+            return []
+        number = self._numbers.next(
+            num_launched=self._terms.num_launched, num_trainers=len(self.addresses)
+        )
+        if number is None:
+            self._malformed["join_refused"] += 1
+            return [Outgoing(route, Reject(reason=_NO_NUMBER))]
+        self._taken += 1
+        ticket = Ticket(
+            run_id=self._terms.run_id,
+            incarnation=self._terms.incarnation or 0,
+            number=number,
+            addresses=self.addresses,
+        )
+        return [Outgoing(route, ticket)]
 
     def _refusal(
         self, route: bytes, identity: bytes, hello: Hello, key_name: str | None
     ) -> str | None:
-        reason = refusal(hello, key_name, run_id=self._run_id, image_shape=self._shape)
-        peer = self._peers.get(identity)
+        reason = self._terms.refusal(hello, key_name)
         if reason is None and self._routes.get(route, identity) != identity:
             reason = "this connection has introduced itself under another name before"
-        if reason is None and peer is not None and peer.replaced:
+        if reason is None and self._peers.replaced(identity):
+            reason = _REPLACED.format(hello.generator_id)
+        if reason is None and not self._peers.has_room(hello):
             reason = (
-                f"a newer start of generator {hello.generator_id!r} has joined; give every "
-                "generator an id of its own"
+                f"generators of {MAX_GENERATORS_NAMED} names have joined already; use the names of "
+                "those that have left"
             )
-        if reason is None and peer is None and len(self._peers) >= MAX_PEERS:
-            reason = f"{MAX_PEERS} connections have joined already; restart the run to admit more"
         return reason
 
-    def _retire_older(self, hello: Hello) -> None:
-        # A generator has one engine at a time: a newer start means that the older one is gone.
-        key = (hello.generator_id, hello.role)
-        for identity, peer in self._peers.items():
-            if (peer.hello.generator_id, peer.hello.role) == key:
-                peer.replaced = True
-                if peer.connection == "alive":
-                    self._leave(identity, peer, "silent")
+    def _arrive(self, identity: bytes, hello: Hello, now_s: float) -> Peer:
+        arrival = self._peers.add(identity, hello, now_s)
+        for older in arrival.replaced:
+            # A generator has one engine at a time: a newer start means that the older one is gone.
+            peer = self._peers.get(older)
+            if peer is not None and peer.connection == "alive":
+                self._leave(older, peer, "silent")
+        for gone in arrival.forgotten:
+            self._routes.pop(gone.route, None)
+        return arrival.peer
 
     def _on_group(self, identity: bytes, peer: Peer, header: GroupHeader, payload: Buffer) -> None:
         leased = self._ledger.spend(identity, header.lease)
@@ -339,7 +387,7 @@ class TrainerSide:
         peer.discarded[fault or "late"] += 1
 
     def _fault_of(self, peer: Peer, header: GroupHeader) -> str | None:
-        if header.shape != self._shape:
+        if header.shape != self._terms.image_shape:
             return "shape"
         if header.sequence < peer.next_sequence:
             return "repeated"
@@ -371,10 +419,9 @@ class TrainerSide:
         if peer.hello.role == "engine":
             self._leave(identity, peer, "failed")
             return
-        for other_identity, other in self._peers.items():
-            same = other.hello.generator_id == peer.hello.generator_id
+        for other_identity, other in self._peers.of_generator(peer.hello.generator_id):
             named = error.stream in (None, other.hello.stream)
-            if same and named and other.hello.role == "engine" and other.connection == "alive":
+            if named and other.hello.role == "engine" and other.connection == "alive":
                 self._leave(other_identity, other, "failed")
 
     def _revive(self, identity: bytes, peer: Peer) -> list[Outgoing]:

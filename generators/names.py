@@ -1,0 +1,59 @@
+"""Names of generators that join on their own: two of one machine never share one."""
+
+import contextlib
+import fcntl
+import os
+import re
+import socket
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import IO
+
+from online_synclr.config import ConfigError
+
+MAX_NAME = 64
+_TRIES = 1024
+
+
+def default_name(key_name: str | None) -> str:
+    """The host's name, below the key's where there is a key: what that key admits."""
+    host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().partition(".")[0]) or "host"
+    name = host if key_name is None else f"{key_name}.{host}"
+    return name[: MAX_NAME - 5]
+
+
+@contextlib.contextmanager
+def claimed_name(name: str, *, number: bool) -> Iterator[str]:
+    """Hold a name on this machine while the block runs; the kernel lets go of a dead holder's.
+
+    `number`: where it is taken, hold NAME.2, NAME.3 and so on instead.
+
+    Raises:
+        ConfigError: it is taken.
+    """
+    for suffix in count(1) if number else (1,):
+        wanted = name if suffix == 1 else f"{name}.{suffix}"
+        handle = _try_lock(wanted) if suffix <= _TRIES else None
+        if handle is not None:
+            with handle:
+                yield wanted
+            return
+        if suffix > _TRIES:
+            break
+    raise ConfigError(
+        f"a generator named {name} runs on this machine already; give this one another --name."
+    )
+
+
+def _try_lock(name: str) -> IO[str] | None:
+    folder = Path(tempfile.gettempdir()) / f"online_synclr-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    handle = (folder / f"name-{name}.lock").open("w", encoding="utf-8")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        return None
+    return handle

@@ -1,0 +1,105 @@
+"""All peers a trainer has heard of, by generator, in bounded memory: pure bookkeeping.
+
+A generator has one engine and one supervisor at a time. A newer start of either replaces the older,
+whose late messages still find it; once the next one comes, what it counted is added to its
+generator's past and the record goes. So a month of restarts costs three records a role, and a
+generator that comes back under its own name goes on with its own counts.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from online_synclr.stream.messages import Hello
+from online_synclr.stream.peers import Peer, PeerView, fold, view_generator
+
+MAX_GENERATORS_NAMED: Final = 4096
+MAX_RETIRED: Final = 16384
+"""Names of replaced connections that are remembered, so that none of them is let in again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A new peer. `replaced`: whose place it takes; `forgotten`: peers that have no record now."""
+
+    peer: Peer
+    replaced: list[bytes]
+    forgotten: list[Peer]
+
+
+@dataclass(slots=True)
+class _Generator:
+    past: dict[str, Peer] = field(default_factory=dict)
+    """What peers counted that have no record of their own any more, by role."""
+    peers: dict[bytes, Peer] = field(default_factory=dict)
+
+
+class PeerBook:
+    """Peers by identity (`messages.peer_identity`) and by generator."""
+
+    def __init__(self) -> None:
+        self._generators: dict[str, _Generator] = {}
+        self._peers: dict[bytes, Peer] = {}
+        self._retired: dict[bytes, None] = {}
+
+    def __iter__(self) -> Iterator[tuple[bytes, Peer]]:
+        """Identity and peer, of those that have a record."""
+        return iter(self._peers.items())
+
+    def get(self, identity: bytes) -> Peer | None:
+        """The peer of that identity, if it has a record."""
+        return self._peers.get(identity)
+
+    def replaced(self, identity: bytes) -> bool:
+        """Whether a newer start of the same generator and role has joined since."""
+        peer = self._peers.get(identity)
+        return identity in self._retired or (peer is not None and peer.replaced)
+
+    def has_room(self, hello: Hello) -> bool:
+        """Whether one more generator of that name can be kept."""
+        return hello.generator_id in self._generators or (
+            len(self._generators) < MAX_GENERATORS_NAMED
+        )
+
+    def add(self, identity: bytes, hello: Hello, now_s: float) -> Arrival:
+        """Make a record; the caller ends the leases of who is replaced."""
+        generator = self._generators.setdefault(hello.generator_id, _Generator())
+        replaced, forgotten = [], []
+        for other_identity, other in list(generator.peers.items()):
+            if other.hello.role != hello.role:
+                continue
+            if other.replaced:
+                self._fold(generator, other_identity, other)
+                forgotten.append(other)
+            else:
+                other.replaced = True
+                replaced.append(other_identity)
+        peer = generator.peers[identity] = self._peers[identity] = Peer(hello, now_s)
+        return Arrival(peer, replaced, forgotten)
+
+    def of_generator(self, generator_id: str) -> list[tuple[bytes, Peer]]:
+        """The peers of one generator."""
+        generator = self._generators.get(generator_id)
+        return [] if generator is None else list(generator.peers.items())
+
+    def records(self) -> Iterator[Peer]:
+        """Every record whose counts add up to the whole, the past ones included."""
+        for generator in self._generators.values():
+            yield from generator.past.values()
+            yield from generator.peers.values()
+
+    def views(self, now_s: float) -> list[PeerView]:
+        """One view a generator, in order of first appearance."""
+        return [
+            view_generator(name, [*of.past.values(), *of.peers.values()], now_s)
+            for name, of in self._generators.items()
+        ]
+
+    def _fold(self, generator: _Generator, identity: bytes, peer: Peer) -> None:
+        role = peer.hello.role
+        past = generator.past.get(role)
+        generator.past[role] = fold([peer] if past is None else [past, peer])
+        del generator.peers[identity], self._peers[identity]
+        self._retired[identity] = None
+        while len(self._retired) > MAX_RETIRED:
+            del self._retired[next(iter(self._retired))]
