@@ -128,6 +128,7 @@ class Engine:
         spec, settings = self._spec, self._spec.config
         captioner = build_captioner(spec, bank, model, self._counters)
         captioner.start()
+        _say("the models are ready")
         sender = self._sender = self._connect(model, renderer)
         self._stop.loading = False
         loop = RenderLoop(
@@ -180,6 +181,9 @@ class Engine:
             fan_out=stream.fan_out,
             position=spec.role.generator_index,
             key=spec.role.key(),
+            on_first_group=lambda elapsed_s: _say(
+                f"the first group was sent {elapsed_s:.2f} s after the models were ready"
+            ),
         )
 
     def _tell(self, state: PeerState) -> None:

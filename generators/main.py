@@ -170,7 +170,9 @@ def _node_server(config: Config, role: GeneratorRole, address_path: Path) -> Nod
         port=free_port(),
         address_path=address_path,
         budget=RestartBudget(
-            per_hour=config.generators.restarts_per_hour, backoff_s=config.generators.backoff_s
+            per_hour=config.generators.restarts_per_hour,
+            backoff_s=config.generators.backoff_s,
+            backoff_max_s=config.generators.backoff_max_s,
         ),
         startup_s=config.generators.stall_s,
         say=lambda text: _say(role, text),

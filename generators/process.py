@@ -115,4 +115,6 @@ def _last_line(path: Path) -> str:
             lines = file.read().decode(errors="replace").strip().splitlines()
     except OSError:
         return ""
-    return lines[-1].strip()[:300] if lines else ""
+    # Lines of its own account say how it lived, not how it died.
+    others = [line.strip() for line in lines if not line.startswith("engine: ")]
+    return others[-1][:300] if others else ""

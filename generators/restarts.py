@@ -9,11 +9,15 @@ _PROGRESS = ("captions_written", "images_rendered", "groups_sent", "wait_s/credi
 
 
 class RestartBudget:
-    """At most `per_hour` restarts within any hour; pauses double with each in that hour."""
+    """At most `per_hour` restarts within any hour; pauses double with each in that hour.
 
-    def __init__(self, *, per_hour: int, backoff_s: float) -> None:
+    They start at `backoff_s` and never exceed `backoff_max_s`.
+    """
+
+    def __init__(self, *, per_hour: int, backoff_s: float, backoff_max_s: float = 60.0) -> None:
         self._per_hour = per_hour
         self._backoff_s = backoff_s
+        self._backoff_max_s = backoff_max_s
         self._recent: deque[float] = deque()
 
     def pause_before_restart(self, now_s: float) -> float | None:
@@ -22,7 +26,9 @@ class RestartBudget:
             self._recent.popleft()
         if len(self._recent) >= self._per_hour:
             return None
-        pause_s = self._backoff_s * 2.0 ** len(self._recent)
+        # Of many restarts the power alone would be too large for a number.
+        doublings = min(len(self._recent), 32)
+        pause_s = min(self._backoff_max_s, self._backoff_s * 2.0**doublings)
         self._recent.append(now_s)
         return pause_s
 

@@ -118,7 +118,9 @@ class Supervisor:
         self._say = say
         self._clock = clock
         self._budget = RestartBudget(
-            per_hour=settings.restarts_per_hour, backoff_s=settings.backoff_s
+            per_hour=settings.restarts_per_hour,
+            backoff_s=settings.backoff_s,
+            backoff_max_s=settings.backoff_max_s,
         )
         self._latest = Report()
         self._failure = ""

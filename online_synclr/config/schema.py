@@ -84,7 +84,9 @@ class StreamConfig(Section):
         "loopback it needs `keys`.",
     )
     advertise: str = Field(
-        "", description="With host 0.0.0.0, the address told to generators; empty: found out."
+        "",
+        description="Host told to generators in place of the trainer's own, with the same port: a "
+        "relay's or a gateway's, for example. Empty: `host`, or with 0.0.0.0 found out.",
     )
     keys: HomePath | None = Field(
         None,
@@ -200,6 +202,7 @@ class GeneratorsConfig(Section):
     stall_s: Positive = Field(600.0, description="No progress for this long: the child is ended.")
     restarts_per_hour: CountOrZero = Field(6, description="Engine restarts before the rank idles.")
     backoff_s: Positive = Field(2.0, description="Pause before the first restart; then doubled.")
+    backoff_max_s: Positive = Field(60.0, description="Longest pause before a restart.")
     goodbye_s: Positive = Field(20.0, description="Longest wait for the trainers' BYE.")
 
 

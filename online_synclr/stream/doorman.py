@@ -40,7 +40,7 @@ _MECHANISM_MISMATCH: Final = 0x11000002
 
 SAYINGS: Final = {
     "no_key": "somebody without a key tried to connect",
-    "foreign_key": "somebody with the keys of another run tried to connect",
+    "foreign_key": "somebody with another run's keys, or on a line that garbles, tried to connect",
     "unknown_key": "somebody whose key is not, or no longer, among this run's tried to connect",
     "handshake": "somebody broke off while connecting, or does not speak this protocol",
 }

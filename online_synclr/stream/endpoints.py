@@ -78,9 +78,12 @@ def make_endpoint(
 
 
 def reachable(address: str, advertised_host: str = "") -> str:
-    """The address to give to others: a wildcard's host becomes one of this machine's."""
+    """The address to give to others: the host advertised, and for a wildcard's one of this
+    machine's; the port is the same."""
     host, colon, port = address.removeprefix("tcp://").rpartition(":")
-    if address.startswith("ipc://") or not colon or host not in _WILDCARDS:
+    if address.startswith("ipc://") or not colon:
+        return address
+    if not advertised_host and host not in _WILDCARDS:
         return address
     found = advertised_host or _own_address()
     return f"tcp://[{found}]:{port}" if ":" in found else f"tcp://{found}:{port}"

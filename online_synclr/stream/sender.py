@@ -11,7 +11,7 @@ room in the outbox: trainers unblock it by issuing credits, END and REJECT do fo
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -58,6 +58,7 @@ class Sender:
         fan_out, position: trainers served at most (0: all), and this generator's number, which
             spreads generators over trainers.
         key: to connect with, for trainers that listen on TCP.
+        on_first_group: called once, by the thread, with the seconds until a group was sent.
     """
 
     def __init__(
@@ -72,7 +73,10 @@ class Sender:
         fan_out: int = 0,
         position: int = 0,
         key: GeneratorKey | None = None,
+        on_first_group: Callable[[float], None] = lambda elapsed_s: None,
     ) -> None:
+        self._began_s = time.monotonic()
+        self._on_first_group = on_first_group
         self.end_seen = threading.Event()
         self._hello = hello
         self._heartbeat_s = heartbeat_s
@@ -265,6 +269,8 @@ class Sender:
             return False
         with self._lock:
             self._sent += 1
+        if self._sent == 1:
+            self._on_first_group(time.monotonic() - self._began_s)
         return True
 
     def _send_status(self) -> None:
