@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import stat
 import subprocess
 import sys
@@ -31,6 +33,9 @@ from tests.stream_ends import (
     wait_until,
 )
 from tests.stream_helpers import FakeSink, make_hello
+
+
+NOBODY = 65534
 
 
 @dataclass(frozen=True)
@@ -255,3 +260,20 @@ def test_the_command_makes_keys(tmp_path: Path) -> None:
     assert wrong.returncode == 2
     assert "'g1' cannot name" in wrong.stderr
     assert wrong.stderr.count("\n") == 1
+
+
+def test_another_user_of_the_machine_cannot_reach_a_unix_socket() -> None:
+    with receiving(FakeSink()) as receiver:
+        path = receiver.address.removeprefix("ipc://")
+        assert stat.S_IMODE(Path(path).parent.stat().st_mode) == 0o700
+        if os.geteuid() != 0:
+            pytest.skip("only root may become another user; the folder's mode is what it should be")
+        with socket.socket(socket.AF_UNIX) as owner:
+            owner.connect(path)
+        os.seteuid(NOBODY)
+        try:
+            with socket.socket(socket.AF_UNIX) as stranger, pytest.raises(PermissionError):
+                stranger.connect(path)
+        finally:
+            os.seteuid(0)
+        assert receiver.peers() == []
