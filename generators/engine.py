@@ -27,6 +27,7 @@ from generators.errors import ServerAbsentError, SetupError
 from generators.gpu_lock import gpu_start_lock
 from generators.heartbeat import Heartbeat
 from generators.images.factory import create_renderer
+from generators.images.quality_gate import QualityGate
 from generators.images.renderer import Renderer
 from generators.language.base import LanguageModel
 from generators.language.factory import create_language_model
@@ -141,7 +142,7 @@ class Engine:
                 image_fingerprint=renderer.fingerprint,
             ),
             batch_groups=settings.images.batch_groups,
-            min_contrast=settings.images.min_contrast,
+            gate=QualityGate(spec.image_shape, settings.images.min_contrast),
             drain_s=settings.generators.goodbye_s / 4,
             counters=self._counters,
             stopping=lambda: self._stop.asked() or sender.end_seen.is_set(),
