@@ -45,6 +45,19 @@ def test_what_was_dropped_is_told_most_first() -> None:
     assert "dropped    3 (stranger_no_key 2, group_late 1)" in dropped.text(Path("runs/x"))
 
 
+def test_what_generators_refused_is_told_with_shares() -> None:
+    assert "refused" not in SUMMARY.text(Path("runs/x"))
+    counts = {
+        "captions_accepted": 75,
+        "captions_rejected": {"empty": 5, "repeated": 20},
+        "groups_rendered": 50,
+        "groups_gated": {"low_contrast": 1},
+    }
+    refused = replace(SUMMARY, **counts)  # type: ignore[arg-type]
+    words = "25 % of the captions (repeated 20, empty 5); 2 % of the groups (low_contrast 1)"
+    assert f"refused    {words}" in refused.text(Path("runs/x"))
+
+
 def test_a_sound_summary_adds_up() -> None:
     assert SUMMARY.check_identities() == []
 

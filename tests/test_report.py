@@ -55,6 +55,8 @@ def make_peer(generator_id: str, images: float, **changes: Any) -> PeerReport:
         "captions_accepted": images / 4,
         "captions_written": images / 2,
         "rejected/too short": images / 8,
+        "groups_rendered": images / 4,
+        "gated/identical": images / 8,
         "wait_s/captions": 0.5,
         "wait_s/credits": images / 100,
         "restarts": 1.0,
@@ -205,6 +207,9 @@ def test_rates_and_waits_count_from_the_first_step() -> None:
     assert values[metrics.WAIT_CAPTIONS] == 0.0
     assert values[metrics.WAIT_GROUPS] == 0.2
     assert values["captions/rejected_too short"] == pytest.approx(15.0)
+    assert values["groups/rejected_identical"] == pytest.approx(15.0)
+    assert values[metrics.CAPTIONS_REJECTED_SHARE] == pytest.approx(1 / 4)
+    assert values[metrics.GROUPS_REJECTED_SHARE] == pytest.approx(1 / 2)
     assert values["throughput_by_generator/g0/share"] == pytest.approx(80 / 120)
 
 
@@ -250,6 +255,9 @@ def test_the_summary_adds_up_over_attempts() -> None:
     assert (summary.groups_sent, summary.groups_received) == (55, 50)
     assert (summary.groups_lost, summary.groups_discarded) == (3, 2)
     assert summary.images_rendered == 240
+    assert summary.captions_rejected == {"too short": 30}
+    assert (summary.groups_rendered, summary.groups_gated) == (60, {"identical": 30})
+    assert values["groups/rejected_identical"] == 30, "those of the attempt before count"
     assert summary.wall_s == 150.0
     assert (summary.knn_before, summary.knn_after) == (0.5, 0.6)
     assert summary.distinct_captions == 25

@@ -57,6 +57,9 @@ class FirstTrainer:
 
     def show_waiting(self, step: int, decision: Decision) -> None:
         """Groups are short: show who lacks them; name them once every `trainer.starve_s`."""
+        # Where everything is refused no step comes, and with it no report of all trainers.
+        self.figures.refusals.note({one.generator_id: one.counters for one in self._watch.peers()})
+        self._say_refusals()
         trainers = _named_trainers(decision)
         self.show_phase(step, f"waiting for groups ({trainers})")
         starve_s = self._config.trainer.starve_s
@@ -75,6 +78,7 @@ class FirstTrainer:
         self._monitor.log_step(step, values)
         for sentence in self._roll_call.changes(merged.generators):
             self.say(sentence)
+        self._say_refusals()
         lines = self._watch.lines()
         self._monitor.update_console(step, values, phase="training", generators=lines)
 
@@ -100,6 +104,10 @@ class FirstTrainer:
         if accuracy is not None:
             self._monitor.log_scalars(step, {metrics.KNN_ACCURACY: accuracy})
         return accuracy
+
+    def _say_refusals(self) -> None:
+        for line in self.figures.refusals.take_lines():
+            self.say(line)
 
 
 def _named_trainers(decision: Decision) -> str:

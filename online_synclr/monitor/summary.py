@@ -17,8 +17,10 @@ class Summary:
     side. Rates are means from the first step to the last. `group_uses` counts every use of a
     group in a batch; `groups_trained` those used at least once. kNN accuracies are shares of one,
     None where none was measured. `dropped`: groups, other messages and strangers' connections that
-    were not taken in, by reason. `generator_shares` are parts of the images rendered, by id;
-    `generator_models` names the models of each generator of the last attempt.
+    were not taken in, by reason. `captions_rejected` and `groups_gated`: what the generators
+    refused themselves, by reason; `quality_alarms`: what was said about it in the last attempt.
+    `generator_shares` are parts of the images rendered, by id; `generator_models` names the models
+    of each generator of the last attempt.
     """
 
     steps: int
@@ -40,6 +42,10 @@ class Summary:
     time_to_first_step_s: float
     wall_s: float
     captions_accepted: int = 0
+    captions_rejected: dict[str, int] = field(default_factory=dict)
+    groups_rendered: int = 0
+    groups_gated: dict[str, int] = field(default_factory=dict)
+    quality_alarms: list[str] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
     trainer_waits: dict[str, float] = field(default_factory=dict)
     generator_waits: dict[str, float] = field(default_factory=dict)
@@ -112,6 +118,9 @@ class Summary:
             f"  run folder {run_dir}",
             f"  look at it tensorboard --logdir {run_dir / 'tb'}",
         ]
+        refused = self._refused()
+        if refused:
+            lines.insert(2, f"  refused    {refused}")
         if self.dropped:
             lines.insert(3, f"  dropped    {self._dropped()}")
         if self.synthetic_parts:
@@ -128,15 +137,30 @@ class Summary:
         return f"trainers {trainers}; generators {generators}"
 
     def _dropped(self) -> str:
-        most_first = sorted(self.dropped.items(), key=lambda item: -item[1])
-        named = ", ".join(f"{reason} {count}" for reason, count in most_first)
-        return f"{sum(self.dropped.values())} ({named})"
+        return f"{sum(self.dropped.values())} ({_most_first(self.dropped)})"
+
+    def _refused(self) -> str:
+        """Shares of captions and groups that the generators refused, with reasons; or empty."""
+        kinds = [
+            ("captions", self.captions_accepted, self.captions_rejected),
+            ("groups", self.groups_rendered - sum(self.groups_gated.values()), self.groups_gated),
+        ]
+        return "; ".join(
+            f"{percent(refused / (passed + refused))} of the {noun} ({_most_first(by_reason)})"
+            for noun, passed, by_reason in kinds
+            if (refused := sum(by_reason.values()))
+        )
 
     def _headline(self) -> str:
         return (
             f"{self.steps} steps in {duration(self.wall_s)} ({self.ended_by}); first step after "
             f"{duration(self.time_to_first_step_s)}"
         )
+
+
+def _most_first(counts: dict[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{reason} {count}" for reason, count in ordered if count)
 
 
 def _causes(waits: dict[str, float], total: float) -> str:
