@@ -27,6 +27,23 @@ class RestartBudget:
         return pause_s
 
 
+class RecentFailures:
+    """How the engines of the last hour ended: the first of them is why a crash loop began.
+
+    An older one, from days ago, has nothing to do with it. At most `most` are kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._recent: deque[tuple[float, str]] = deque(maxlen=most)
+
+    def add(self, failure: str, now_s: float) -> str:
+        """Note one; returns the first of the hour."""
+        while self._recent and now_s - self._recent[0][0] >= _HOUR_S:
+            self._recent.popleft()
+        self._recent.append((now_s, failure))
+        return self._recent[0][1]
+
+
 class StallWatch:
     """Notices an engine that makes no progress for `stall_s`.
 
