@@ -35,10 +35,9 @@ from generators.last_words import describe
 from generators.lifeline import die_with_parent, end_everything, watch_parent
 from generators.render_loop import RenderLoop
 from generators.reports import ReportWriter
-from generators.restarts import restarts_of
 from generators.spec import EngineSpec
 from online_synclr.stream.errors import StreamRejected
-from online_synclr.stream.messages import Hello, PeerState
+from online_synclr.stream.messages import Hello, PeerState, engine_start
 from online_synclr.stream.sender import Sender
 
 _FINAL = (SetupError, ConceptBankError, StreamRejected, ImportError)
@@ -55,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     first_start, spec = False, None
     try:
         spec = EngineSpec.read(Path(spec_path))
-        first_start = restarts_of(spec.stream) == 0
+        first_start = engine_start(spec.stream) == 0
         Engine(spec, reports, stop).run()
     except BaseException as error:
         traceback.print_exc()

@@ -67,8 +67,3 @@ class StallWatch:
 def stream_number(*, restarts: int, generator_index: int) -> int:
     """Number of an engine's stream: no two starts of a run's engines share one."""
     return restarts * MAX_GENERATORS + generator_index
-
-
-def restarts_of(stream: int) -> int:
-    """How many starts of the same generator came before a stream's."""
-    return stream // MAX_GENERATORS

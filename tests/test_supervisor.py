@@ -18,11 +18,11 @@ from generators.control_group import ControlGroup
 from generators.environment import engine_environment, scrubbed
 from generators.process import EngineProcess
 from generators.reports import Report, ReportReader, ReportWriter
-from generators.restarts import RestartBudget, StallWatch, restarts_of, stream_number
+from generators.restarts import RestartBudget, StallWatch, stream_number
 from generators.supervisor import Outcome, Supervisor
 from online_synclr.config.schema import GeneratorsConfig
 from online_synclr.paths import PROJECT_DIR
-from online_synclr.stream.messages import PeerState
+from online_synclr.stream.messages import PeerState, engine_start
 
 SETTINGS = GeneratorsConfig(restarts_per_hour=2, backoff_s=2.0, stall_s=60.0)
 
@@ -141,7 +141,7 @@ def test_a_dead_engine_is_replaced_after_a_pause_with_a_new_stream() -> None:
     assert len(bench.engines) == 1
     bench.at(3.0)
     assert [engine.stream for engine in bench.engines] == [3, 65536 + 3]
-    assert [restarts_of(engine.stream) for engine in bench.engines] == [0, 1]
+    assert [engine_start(engine.stream) for engine in bench.engines] == [0, 1]
     assert bench.control.errors == [("the engine ended with exit code -9", 3)]
     assert bench.control.restarts[-1] == 1.0
     assert bench.engines[0].calls == ["close"]

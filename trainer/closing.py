@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 from online_synclr.config import Config
 from online_synclr.monitor import metrics
 from online_synclr.monitor.summary import Summary
@@ -76,6 +78,7 @@ def summarise(
             if generator.fingerprint
         },
         generator_restarts=totals.generator_restarts,
+        failures=msgspec.to_builtins(totals.failures),
         time_to_first_step_s=ending.time_to_first_step_s,
         wall_s=totals.wall_s,
         knn_before=totals.knn_before,

@@ -3,6 +3,7 @@
 import msgspec
 
 from online_synclr.monitor.refusal_watch import refused_by_reason
+from trainer.failures import Failures, add_failures
 from trainer.report import Merged, add_counts
 
 
@@ -11,7 +12,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 
     `sent` is what then adds up with what was received, lost and discarded: groups on their way at
     that moment belong to no attempt. `captions_rejected` and `groups_gated`: what the generators
-    refused themselves, by reason. `captions` and `concepts` are sketches (`DistinctCounter`).
+    refused themselves, by reason. `failures`: bad ends, by generator. `captions` and `concepts` are
+    sketches (`DistinctCounter`).
     """
 
     wall_s: float = 0.0
@@ -25,6 +27,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     groups_rendered: int = 0
     groups_gated: dict[str, int] = {}
     generator_restarts: int = 0
+    failures: Failures = {}
     non_finite_steps: int = 0
     captions: bytes = b""
     concepts: bytes = b""
@@ -56,6 +59,9 @@ def add_up(before: Totals, merged: Merged, *, wall_s: float, knn_before: float |
         groups_rendered=before.groups_rendered + generator_total(merged, "groups_rendered"),
         groups_gated=add_counts(before.groups_gated, refused(merged, "gated/")),
         generator_restarts=before.generator_restarts + generator_total(merged, "restarts"),
+        failures=add_failures(
+            before.failures, {one.generator_id: one.failures for one in merged.generators}
+        ),
         non_finite_steps=before.non_finite_steps + merged.non_finite_steps,
         captions=merged.captions,
         concepts=merged.concepts,

@@ -3,9 +3,12 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from online_synclr.monitor.formats import duration, number, percent
 from online_synclr.run_folder import write_durably
+
+_MAX_FAILED_SHOWN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +23,10 @@ class Summary:
     were not taken in, by reason. `captions_rejected` and `groups_gated`: what the generators
     refused themselves, by reason; `quality_alarms`: what was said about it in the last attempt.
     `generator_shares` are parts of the images rendered, by id; `generator_models` names the models
-    of each generator of the last attempt.
+    of each generator of the last attempt. `failures`: bad ends by generator, the first ones and the
+    latest: `time_s` (wall clock), `kind` ("failed": an engine; "silent": nothing was heard any
+    more; "out": the generator gave up), `incarnation`, `engine_start` (starts of its engine before
+    that one), `message`.
     """
 
     steps: int
@@ -52,6 +58,7 @@ class Summary:
     generator_shares: dict[str, float] = field(default_factory=dict)
     generator_models: dict[str, str] = field(default_factory=dict)
     generator_restarts: int = 0
+    failures: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     knn_before: float | None = None
     knn_after: float | None = None
     final_loss: float | None = None
@@ -121,6 +128,7 @@ class Summary:
         refused = self._refused()
         if refused:
             lines.insert(2, f"  refused    {refused}")
+        lines[-2:-2] = self._failed()
         if self.dropped:
             lines.insert(3, f"  dropped    {self._dropped()}")
         if self.synthetic_parts:
@@ -138,6 +146,18 @@ class Summary:
 
     def _dropped(self) -> str:
         return f"{sum(self.dropped.values())} ({_most_first(self.dropped)})"
+
+    def _failed(self) -> list[str]:
+        """One line a generator that failed, for a few of them: how often, and its first failure."""
+        lines = [
+            f"  failed     {name}: {len(ends)} time{'s' if len(ends) > 1 else ''}, first: "
+            f"{ends[0]['message']}"
+            for name, ends in self.failures.items()
+            if ends
+        ]
+        more = len(lines) - _MAX_FAILED_SHOWN
+        rest = [f"  failed     {more} more generators, see summary.json"] if more > 0 else []
+        return lines[:_MAX_FAILED_SHOWN] + rest
 
     def _refused(self) -> str:
         """Shares of captions and groups that the generators refused, with reasons; or empty."""
