@@ -21,10 +21,8 @@ from online_synclr.stream.frames import pack
 from online_synclr.stream.messages import Bye, Error, Hello, Message, Status, peer_identity
 from online_synclr.stream.peers import PeerView
 from online_synclr.stream.trainer_side import TrainerSide
+from tests.report_helpers import SUMMARY, make_peer, make_report, make_view
 from tests.stream_helpers import RUN_ID, SHAPE, FakeSink, make_hello
-from tests.test_generator_watch import make_view
-from tests.test_monitor_summary import SUMMARY
-from tests.test_report import make_peer, make_report
 from trainer.failures import (
     MAX_GENERATORS,
     FailureReport,

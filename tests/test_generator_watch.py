@@ -7,28 +7,13 @@ import pytest
 from online_synclr.config import Config
 from online_synclr.stream.errors import StreamError
 from online_synclr.stream.peers import PeerView
+from tests.report_helpers import make_view
 from trainer import first_trainer, generator_watch
 from trainer.figures import Figures
 from trainer.first_trainer import FirstTrainer
 from trainer.generator_watch import REFRESH_S, GeneratorWatch, num_serving
 from trainer.totals import Totals
 from trainer.vote import Action, Decision
-
-
-def make_view(generator_id: str = "g0", **changes: Any) -> PeerView:
-    values: dict[str, Any] = {
-        "generator_id": generator_id,
-        "connection": "alive",
-        "state": "running",
-        "counters": {},
-        "first_error": None,
-        "silent_for_s": 0.0,
-        "sent": 0,
-        "received": 0,
-        "discarded": 0,
-        "lost": 0,
-    }
-    return PeerView(**{**values, **changes})
 
 
 class FakeReceiver:
