@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online_synclr.monitor.summary import Summary
@@ -131,6 +131,7 @@ def test_a_supervisor_that_dies_while_its_engine_loads_is_silent() -> None:
     assert [kind for kind, _, _ in trainer.ends()] == ["silent"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 40), max_size=80))
 def test_the_log_keeps_the_first_and_the_latest_and_no_end_twice(streams: list[int]) -> None:
     log = FailureLog()
@@ -156,7 +157,7 @@ def test_messages_are_one_bounded_line() -> None:
 
 
 def end(message: str, at_s: float = 0.0, **changes: object) -> FailureReport:
-    values = {"kind": "failed", "incarnation": 1, "engine_start": 0, **changes}
+    values = {"kind": "failed", "incarnation": 1, "engine_start": 0, "stream": 0, **changes}
     return FailureReport(time_s=at_s, message=message, **values)  # type: ignore[arg-type]
 
 
@@ -165,10 +166,15 @@ def test_reports_are_on_the_wall_clock_and_count_starts() -> None:
     (report,) = failures_of(make_view(failures=(failure,), seen_at_s=100.0))
     assert report.time_s == pytest.approx(time.time() - 30.0, abs=5.0)
     assert (report.engine_start, report.incarnation, report.message) == (5, 2, "boom")
+    assert report.stream == failure.stream
 
 
 def test_what_several_trainers_heard_is_one_end() -> None:
-    first = make_peer("g0", 8, failures=[end("a", 10.2), end("silence 8 s", 90.0, kind="silent")])
+    first = make_peer(
+        "g0",
+        8,
+        failures=[end("a, by its supervisor", 10.2), end("silence 8 s", 90.0, kind="silent")],
+    )
     second = make_peer("g0", 8, failures=[end("a", 10.0), end("silence 9 s", 91.0, kind="silent")])
     merged = merge([make_report(peers=[first]), make_report(peers=[second])])
     (generator,) = merged.generators
@@ -176,6 +182,12 @@ def test_what_several_trainers_heard_is_one_end() -> None:
         ("failed", 10.0),
         ("silent", 90.0),
     ]
+
+
+def test_a_generator_that_joined_anew_under_its_name_failed_anew() -> None:
+    ends = [end("a", 1.0, stream=5), end("a", 2.0, stream=9)]
+    assert merge_failures(ends) == ends
+    assert len(FailureTeller().lines({"lab": ends})) == 2
 
 
 def test_the_summary_has_the_failures_of_all_attempts(tmp_path: Path) -> None:
@@ -188,9 +200,9 @@ def test_the_summary_has_the_failures_of_all_attempts(tmp_path: Path) -> None:
 
 
 def test_kept_failures_are_bounded_and_keep_why_it_began() -> None:
-    many = [end(f"boom {number}", float(number), engine_start=number) for number in range(100)]
+    many = [end(f"boom {number}", float(number), stream=number) for number in range(100)]
     kept = merge_failures(many)
-    assert [one.engine_start for one in kept] == [*range(MAX_FIRST), *range(100 - MAX_LATEST, 100)]
+    assert [one.stream for one in kept] == [*range(MAX_FIRST), *range(100 - MAX_LATEST, 100)]
     spots = {f"spot{number}": [end("x", float(number))] for number in range(MAX_GENERATORS + 9)}
     assert list(add_failures({}, spots)) == [f"spot{n}" for n in range(9, MAX_GENERATORS + 9)]
 

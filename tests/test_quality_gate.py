@@ -4,7 +4,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generators.barren import BarrenWatch
@@ -92,6 +92,7 @@ def test_nothing_but_refusals_is_an_error_that_names_the_commonest_reason() -> N
         watch.batch_done(["non_finite"] * 3)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.sampled_from([None, "empty", "repeated"]), max_size=6), max_size=30),
     st.integers(1, 12),

@@ -4,7 +4,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online_synclr.config import Config
@@ -29,6 +29,7 @@ def tally_of(verdicts: list[str | None]) -> Tally:
     return Tally(len(verdicts), dict(refused))
 
 
+@settings(deadline=None)
 @given(RUNS)
 def test_the_window_is_the_last_verdicts_or_a_few_more(runs: list[tuple[str | None, int]]) -> None:
     recent, verdicts, longest = RecentVerdicts(SIZE), list[str | None](), 0
@@ -45,6 +46,7 @@ def test_the_window_is_the_last_verdicts_or_a_few_more(runs: list[tuple[str | No
         assert len(recent._marks) <= SLICES + 2
 
 
+@settings(deadline=None)
 @given(RUNS, st.sampled_from([0.1, 0.3, 0.6]))
 def test_an_alarm_is_said_at_each_onset_and_never_twice(
     runs: list[tuple[str | None, int]], limit: float

@@ -17,21 +17,22 @@ MAX_GENERATORS: Final = 256
 class FailureReport(msgspec.Struct, frozen=True, kw_only=True):
     """One bad end; see `online_synclr.stream.failures.Failure`.
 
-    `time_s`: wall clock; `engine_start`: how many starts of the generator's engine came before this
-    one, in the attempt of that `incarnation`.
+    `time_s`: wall clock; `stream`: the engine's number in its attempt; `engine_start`: how many
+    starts of the generator's engine came before this one, which the number says, too.
     """
 
     time_s: float
     kind: str
     incarnation: int
     engine_start: int
+    stream: int
     message: str
 
     @property
     def key(self) -> tuple[str, int, int, str]:
         """What makes two reports one: several trainers hear the same end at their own moments."""
-        said = "" if self.kind == "silent" else self.message
-        return self.kind, self.incarnation, self.engine_start, said
+        said = self.message if self.kind == "out" else ""
+        return self.kind, self.incarnation, self.stream, said
 
 
 Failures = dict[str, list[FailureReport]]
@@ -47,6 +48,7 @@ def failures_of(view: PeerView) -> list[FailureReport]:
             kind=failure.kind,
             incarnation=failure.incarnation,
             engine_start=engine_start(failure.stream),
+            stream=failure.stream,
             message=failure.message,
         )
         for failure in view.failures

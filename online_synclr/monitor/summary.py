@@ -26,7 +26,7 @@ class Summary:
     of each generator of the last attempt. `failures`: bad ends by generator, the first ones and the
     latest: `time_s` (wall clock), `kind` ("failed": an engine; "silent": nothing was heard any
     more; "out": the generator gave up), `incarnation`, `engine_start` (starts of its engine before
-    that one), `message`.
+    that one), `stream`, `message`.
     """
 
     steps: int
