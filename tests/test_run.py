@@ -147,6 +147,22 @@ def test_trainers_go_on_with_one_generator_and_name_what_ended_the_other(tmp_pat
     assert f"failed     {generator}: 2 times, first: {failed['message']}" in run.output
 
 
+def test_a_run_that_refuses_too_much_says_so(tmp_path: Path) -> None:
+    """Half of the stand-in's groups have a picture flatter than this."""
+    run = torchrun(tmp_path / "run", *SYNTHETIC, "images.min_contrast=50", "trainer.steps=40")
+    check_run(run, steps=40)
+    (alarm,) = run.summary["quality_alarms"]
+    assert "groups of g0 were refused, 100 % of those for 'low_contrast'" in alarm
+    assert alarm.startswith("QUALITY: ")
+    assert alarm in run.output
+    gated, rendered = run.summary["groups_gated"], run.summary["groups_rendered"]
+    assert set(gated) == {"low_contrast"}
+    assert run.summary["groups_sent"] <= rendered - gated["low_contrast"]
+    shares = [row["groups/share_rejected"] for row in run.metrics if "loss/total" in row]
+    assert max(shares) > 0.2
+    assert f"low_contrast {gated['low_contrast']}" in run.output
+
+
 def test_a_stop_signal_ends_with_a_checkpoint(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     command = torchrun_command(
