@@ -129,28 +129,23 @@ class Captioner:
             self._filter.check(completion.text, draw, finished=completion.finished)
             for draw, completion in zip(draws, completions, strict=True)
         ]
-        self._count(verdicts)
-        refused = [text.text for text, v in zip(completions, verdicts, strict=True) if _reason(v)]
-        self._barren.batch_done(
-            [_reason(verdict) for verdict in verdicts], example=refused[-1] if refused else ""
-        )
+        reasons = [v.reason if isinstance(v, Rejected) else None for v in verdicts]
+        self._count(reasons)
+        refused = (one.text for one, reason in zip(completions, reasons, strict=True) if reason)
+        self._barren.batch_done(reasons, example=next(refused, ""))
         return [
             Captioned(draw, verdict.caption, counter)
             for draw, verdict, counter in zip(draws, verdicts, counters, strict=True)
             if isinstance(verdict, Accepted)
         ]
 
-    def _count(self, verdicts: Sequence[Accepted | Rejected]) -> None:
-        rejected = Counter(f"rejected/{reason}" for v in verdicts if (reason := _reason(v)))
+    def _count(self, reasons: Sequence[str | None]) -> None:
+        rejected = Counter(f"rejected/{reason}" for reason in reasons if reason is not None)
         # In one go: whoever reads them sees no caption that was written and not judged.
         self._counters.add_all(
             {
-                "captions_written": len(verdicts),
-                "captions_accepted": len(verdicts) - rejected.total(),
+                "captions_written": len(reasons),
+                "captions_accepted": len(reasons) - rejected.total(),
                 **rejected,
             }
         )
-
-
-def _reason(verdict: Accepted | Rejected) -> str | None:
-    return verdict.reason if isinstance(verdict, Rejected) else None
