@@ -11,11 +11,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from generators.caption_filter import Accepted, CaptionFilter
+from generators.barren import BarrenWatch
+from generators.caption_filter import Accepted, CaptionFilter, Rejected
 from generators.concepts import ConceptStream, Draw
 from generators.counters import Counters
-from generators.errors import GeneratorError
-from generators.language.base import Completion, LanguageModel
+from generators.language.base import LanguageModel
 
 _FIRST_BATCH = 4
 _BARREN_BATCHES = 8
@@ -62,7 +62,7 @@ class Captioner:
         self._queue: deque[Captioned] = deque()
         self._error: BaseException | None = None
         self._closed = False
-        self._barren = _BarrenWatch()
+        self._barren = BarrenWatch("captions", least=_BARREN_CAPTIONS, batches=_BARREN_BATCHES)
         self._thread = threading.Thread(target=self._run, name="captioner", daemon=True)
 
     def start(self) -> None:
@@ -125,45 +125,27 @@ class Captioner:
             completions = self._model.complete(
                 [self._prompt_of(draw) for draw in draws], [self._seed_of(c) for c in counters]
             )
-        self._counters.add("captions_written", len(completions))
-        accepted = [
-            captioned
-            for draw, completion, counter in zip(draws, completions, counters, strict=True)
-            if (captioned := self._check(draw, completion, counter)) is not None
+        verdicts = [
+            self._filter.check(completion.text, draw, finished=completion.finished)
+            for draw, completion in zip(draws, completions, strict=True)
         ]
-        self._barren.batch_done(num_accepted=len(accepted))
-        self._counters.add("captions_accepted", len(accepted))
-        return accepted
+        reasons = [v.reason if isinstance(v, Rejected) else None for v in verdicts]
+        self._count(reasons)
+        refused = (one.text for one, reason in zip(completions, reasons, strict=True) if reason)
+        self._barren.batch_done(reasons, example=next(refused, ""))
+        return [
+            Captioned(draw, verdict.caption, counter)
+            for draw, verdict, counter in zip(draws, verdicts, counters, strict=True)
+            if isinstance(verdict, Accepted)
+        ]
 
-    def _check(self, draw: Draw, completion: Completion, counter: int) -> Captioned | None:
-        verdict = self._filter.check(completion.text, draw, finished=completion.finished)
-        if isinstance(verdict, Accepted):
-            return Captioned(draw, verdict.caption, counter)
-        self._counters.add(f"rejected/{verdict.reason}")
-        self._barren.rejected(verdict.reason, completion.text)
-        return None
-
-
-class _BarrenWatch:
-    """Notices a language model whose captions are all refused."""
-
-    def __init__(self) -> None:
-        self._reasons: Counter[str] = Counter()
-        self._example = ""
-        self._batches = 0
-
-    def rejected(self, reason: str, text: str) -> None:
-        self._reasons[reason] += 1
-        self._example = text
-
-    def batch_done(self, *, num_accepted: int) -> None:
-        self._batches = 0 if num_accepted else self._batches + 1
-        if num_accepted:
-            self._reasons.clear()
-        elif self._batches >= _BARREN_BATCHES and self._reasons.total() >= _BARREN_CAPTIONS:
-            reason, count = self._reasons.most_common(1)[0]
-            raise GeneratorError(
-                f"the last {sum(self._reasons.values())} captions were all refused, {count} of "
-                f"them for '{reason}' (one read: {self._example[:80]!r}); change captions.model, "
-                "captions.bank or captions.filter"
-            )
+    def _count(self, reasons: Sequence[str | None]) -> None:
+        rejected = Counter(f"rejected/{reason}" for reason in reasons if reason is not None)
+        # In one go: whoever reads them sees no caption that was written and not judged.
+        self._counters.add_all(
+            {
+                "captions_written": len(reasons),
+                "captions_accepted": len(reasons) - rejected.total(),
+                **rejected,
+            }
+        )

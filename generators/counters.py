@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -24,6 +24,12 @@ class Counters:
         """Add `amount` to the sum `name`."""
         with self._lock:
             self._values[name] = self._values.get(name, 0) + amount
+
+    def add_all(self, amounts: Mapping[str, float]) -> None:
+        """Add to several sums at once: no snapshot has some of them only."""
+        with self._lock:
+            for name, amount in amounts.items():
+                self._values[name] = self._values.get(name, 0) + amount
 
     def set(self, name: str, value: float) -> None:
         """Set the gauge `name`."""

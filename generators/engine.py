@@ -27,16 +27,17 @@ from generators.errors import ServerAbsentError, SetupError
 from generators.gpu_lock import gpu_start_lock
 from generators.heartbeat import Heartbeat
 from generators.images.factory import create_renderer
+from generators.images.quality_gate import QualityGate
 from generators.images.renderer import Renderer
 from generators.language.base import LanguageModel
 from generators.language.factory import create_language_model
+from generators.last_words import describe
 from generators.lifeline import die_with_parent, end_everything, watch_parent
 from generators.render_loop import RenderLoop
 from generators.reports import ReportWriter
-from generators.restarts import restarts_of
 from generators.spec import EngineSpec
 from online_synclr.stream.errors import StreamRejected
-from online_synclr.stream.messages import Hello, PeerState
+from online_synclr.stream.messages import Hello, PeerState, engine_start
 from online_synclr.stream.sender import Sender
 
 _FINAL = (SetupError, ConceptBankError, StreamRejected, ImportError)
@@ -50,14 +51,15 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: stop.ask())
     watch_parent(int(lifeline_fd), on_stop=stop.ask, on_parent_gone=end_everything)
     reports = ReportWriter(int(report_fd))
-    first_start = False
+    first_start, spec = False, None
     try:
         spec = EngineSpec.read(Path(spec_path))
-        first_start = restarts_of(spec.stream) == 0
+        first_start = engine_start(spec.stream) == 0
         Engine(spec, reports, stop).run()
     except BaseException as error:
         traceback.print_exc()
-        reports.failure(error, final=_is_final(error, first_start=first_start))
+        words = describe(error, None if spec is None else spec.config)
+        reports.failure(words, final=_is_final(error, first_start=first_start))
         return 1
     return 0
 
@@ -142,7 +144,7 @@ class Engine:
                 image_fingerprint=renderer.fingerprint,
             ),
             batch_groups=settings.images.batch_groups,
-            min_contrast=settings.images.min_contrast,
+            gate=QualityGate(spec.image_shape, settings.images.min_contrast),
             drain_s=settings.generators.goodbye_s / 4,
             counters=self._counters,
             stopping=lambda: self._stop.asked() or sender.end_seen.is_set(),
@@ -152,7 +154,7 @@ class Engine:
         try:
             loop.run()
         except BaseException as error:
-            sender.report_error(f"{type(error).__name__}: {error}")
+            sender.report_error(describe(error, settings))
             raise
         finally:
             heartbeat.set_state("draining")

@@ -96,7 +96,7 @@ class EngineProcess:
         code = self.exit_code()
         how = f"exit code {code}"
         if code is not None and code < 0:
-            how = f"signal {signal.Signals(-code).name}"
+            how = _signal_words(-code)
         line = _last_line(self._log_path)
         return f"the engine ended with {how}" + (f"; its log ends: {line}" if line else "")
 
@@ -105,6 +105,13 @@ def engine_command(spec_path: Path, *, lifeline_fd: int, report_fd: int) -> Sequ
     """Command line of an engine child."""
     arguments = [str(spec_path), str(lifeline_fd), str(report_fd)]
     return [sys.executable, "-m", "generators.engine", *arguments]
+
+
+def _signal_words(number: int) -> str:
+    if number == signal.SIGKILL:
+        return "signal SIGKILL (somebody's, or the kernel's where the machine's memory ran out)"
+    known = number in {one.value for one in signal.Signals}
+    return f"signal {signal.Signals(number).name if known else number}"
 
 
 def _last_line(path: Path) -> str:

@@ -5,16 +5,20 @@ it by asking for groups). A stop request and END end both waits.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
+from generators.barren import BarrenWatch
 from generators.captioner import Captioned
 from generators.counters import Counters
-from generators.images.quality_gate import gate_reason
-from generators.images.renderer import Rendered, Renderer
+from generators.images.quality_gate import GateReason, QualityGate
+from generators.images.renderer import Renderer
 from online_synclr.stream.group import Group, Recipe
 
 _TICK_S = 0.25
+_BARREN_BATCHES = 4
+_BARREN_GROUPS = 32
 
 
 class CaptionSource(Protocol):
@@ -42,7 +46,7 @@ class RenderLoop:
         sender: GroupTaker,
         recipe_of: Callable[[Captioned], Recipe],
         batch_groups: int,
-        min_contrast: float,
+        gate: QualityGate,
         drain_s: float,
         counters: Counters,
         stopping: Callable[[], bool],
@@ -54,37 +58,51 @@ class RenderLoop:
         self._sender = sender
         self._recipe_of = recipe_of
         self._batch_groups = batch_groups
-        self._min_contrast = min_contrast
+        self._gate = gate
         self._drain_s = drain_s
         self._counters = counters
         self._stopping = stopping
         self._ended = ended
         self._clock = clock
         self._drain_until_s: float | None = None
+        self._barren = BarrenWatch("groups", least=_BARREN_GROUPS, batches=_BARREN_BATCHES)
 
     def run(self) -> None:
-        """Work until asked to stop."""
+        """Work until asked to stop.
+
+        Raises:
+            GeneratorError: the gate has refused every group for a while.
+        """
         while not self._stopping():
             with self._counters.timed("wait_s/captions"):
                 captioned = self._captions.take(self._batch_groups, _TICK_S)
             if captioned:
-                for rendered in self._render([self._recipe_of(one) for one in captioned]):
-                    self._deliver(rendered)
+                for group in self._render([self._recipe_of(one) for one in captioned]):
+                    self._deliver(group)
 
-    def _render(self, recipes: list[Recipe]) -> list[Rendered]:
+    def _render(self, recipes: list[Recipe]) -> list[Group]:
+        """The groups that passed the gate. All are judged before one waits for its credit."""
         with self._counters.timed("busy_s/render"):
             rendered = self._renderer.render(recipes)
-        self._counters.add("groups_rendered", len(recipes))
-        self._counters.add("images_rendered", sum(recipe.num_images for recipe in recipes))
-        return rendered
+        reasons = [self._gate.reason(one) for one in rendered]
+        self._count(recipes, reasons)
+        self._barren.batch_done(reasons)
+        return [one.group for one, reason in zip(rendered, reasons, strict=True) if reason is None]
 
-    def _deliver(self, rendered: Rendered) -> None:
-        reason = gate_reason(rendered, min_contrast=self._min_contrast)
-        if reason is not None:
-            self._counters.add("groups_gated")
-            self._counters.add(f"gated/{reason}")
-            return
-        while not self._sender.put(rendered.group, _TICK_S):
+    def _count(self, recipes: list[Recipe], reasons: list[GateReason | None]) -> None:
+        gated = Counter(f"gated/{reason}" for reason in reasons if reason is not None)
+        # In one go: whoever reads them sees no group that was rendered and not judged.
+        self._counters.add_all(
+            {
+                "groups_rendered": len(recipes),
+                "images_rendered": sum(recipe.num_images for recipe in recipes),
+                "groups_gated": gated.total(),
+                **gated,
+            }
+        )
+
+    def _deliver(self, group: Group) -> None:
+        while not self._sender.put(group, _TICK_S):
             if self._ended() or self._drained():
                 self._counters.add("groups_abandoned")
                 return

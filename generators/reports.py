@@ -35,10 +35,9 @@ class ReportWriter:
         """Say how the work stands."""
         self._write(Report(state=state, counters=counters))
 
-    def failure(self, error: BaseException, *, final: bool) -> None:
+    def failure(self, words: str, *, final: bool) -> None:
         """Say what ends this process."""
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        self._write(Report(state="failed", error=text[:_LONGEST_MESSAGE], final=final))
+        self._write(Report(state="failed", error=words[:_LONGEST_MESSAGE], final=final))
 
     def _write(self, report: Report) -> None:
         line = json.dumps(asdict(report)).encode() + b"\n"

@@ -33,6 +33,23 @@ class RestartBudget:
         return pause_s
 
 
+class RecentFailures:
+    """How the engines of the last hour ended: the first of them is why a crash loop began.
+
+    An older one, from days ago, has nothing to do with it. At most `most` are kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._recent: deque[tuple[float, str]] = deque(maxlen=most)
+
+    def add(self, failure: str, now_s: float) -> str:
+        """Note one; returns the first of the hour."""
+        while self._recent and now_s - self._recent[0][0] >= _HOUR_S:
+            self._recent.popleft()
+        self._recent.append((now_s, failure))
+        return self._recent[0][1]
+
+
 class StallWatch:
     """Notices an engine that makes no progress for `stall_s`.
 
@@ -56,8 +73,3 @@ class StallWatch:
 def stream_number(*, restarts: int, generator_index: int) -> int:
     """Number of an engine's stream: no two starts of a run's engines share one."""
     return restarts * MAX_GENERATORS + generator_index
-
-
-def restarts_of(stream: int) -> int:
-    """How many starts of the same generator came before a stream's."""
-    return stream // MAX_GENERATORS

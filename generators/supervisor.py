@@ -14,7 +14,7 @@ from typing import Protocol
 
 from generators.language.server import CaptionServer
 from generators.reports import Report
-from generators.restarts import RestartBudget, StallWatch
+from generators.restarts import RecentFailures, RestartBudget, StallWatch
 from online_synclr.config.schema import GeneratorsConfig
 from online_synclr.stream.messages import PeerState
 
@@ -124,6 +124,8 @@ class Supervisor:
         )
         self._latest = Report()
         self._failure = ""
+        # One more than the budget: the one that spends it must not push the first one out.
+        self._failures = RecentFailures(settings.restarts_per_hour + 1)
         self._first_failure = ""
         self._said = ""
         """Failure that was said last: one that only comes back is not said again."""
@@ -221,7 +223,11 @@ class Supervisor:
         if now_s >= self._start_at_s:
             self._latest, self._failure, self._final = Report(), "", False
             self._stall = StallWatch(stall_s=self._settings.stall_s, now_s=now_s)
-            self.engine = self._start_engine(self.restarts, server_url)
+            try:
+                self.engine = self._start_engine(self.restarts, server_url)
+            except OSError as error:
+                # A full disk, or no memory for another process: it may pass, the run must not end.
+                self._failed(f"the engine could not be started: {error}", now_s)
         return None
 
     def _watch_engine(self, engine: Engine, now_s: float) -> None:
@@ -250,16 +256,19 @@ class Supervisor:
                     self._said = ""
 
     def _engine_ended(self, engine: Engine, code: int, now_s: float) -> None:
-        failure = self._failure or ("" if code == 0 else engine.last_words())
+        failure = self._failure or engine.last_words()
         self._let_go(engine)
         if self._stop_by_s is not None:
             return
-        if code == 0:
-            # Only END, or a stop request, lets an engine end well.
-            self._done = True
-            return
-        self._first_failure = self._first_failure or failure
-        self._control.error(failure, engine.stream)
+        # One that ended well has said BYE: for END, of which word is on its way here too, or since
+        # somebody else ended it (SIGTERM). Then the run still wants its groups.
+        if code != 0:
+            self._control.error(failure, engine.stream)
+        self._failed(failure, now_s)
+
+    def _failed(self, failure: str, now_s: float) -> None:
+        """Start again after a pause, or, where the budget is spent, give up."""
+        self._first_failure = self._failures.add(failure, now_s)
         pause_s = None if self._final else self._budget.pause_before_restart(now_s)
         if pause_s is None:
             self._give_up(failure)

@@ -22,10 +22,15 @@ from online_synclr.stream.receiver import Receiver
 RANK = """
 import json, sys
 from pathlib import Path
+from generators import process
 from generators.main import GeneratorRole, run_generator
 from online_synclr.config.schema import Config
 
 given = json.loads(sys.argv[1])
+if given["engine"]:
+    process.engine_command = lambda spec_path, *, lifeline_fd, report_fd: [
+        sys.executable, given["engine"], str(spec_path), str(lifeline_fd), str(report_fd)
+    ]
 role = GeneratorRole(
     run_id="run",
     run_dir=Path(given["run_dir"]),
@@ -38,6 +43,27 @@ role = GeneratorRole(
     cpu_threads=1,
 )
 sys.exit(run_generator(Config.model_validate(given["config"]), role))
+"""
+
+ENGINE = """
+import os, sys
+from pathlib import Path
+from generators.engine import main
+from generators.images.synthetic_renderer import SyntheticRenderer
+from generators.spec import EngineSpec
+from online_synclr.stream.messages import engine_start
+
+start = engine_start(EngineSpec.read(Path(sys.argv[1])).stream)
+render = SyntheticRenderer.render
+
+def faulty(self, recipes):
+    {statement}
+    return render(self, recipes)
+
+SyntheticRenderer.render = faulty
+code = main(sys.argv[1:])
+sys.stdout.flush()
+os._exit(code)
 """
 
 PYTHON = (sys.executable,)
@@ -101,16 +127,28 @@ class GeneratorRun:
 
 @contextmanager
 def generator_run(
-    run_dir: Path, config: dict[str, Any], launcher: Sequence[str] = PYTHON
+    run_dir: Path,
+    config: dict[str, Any],
+    launcher: Sequence[str] = PYTHON,
+    *,
+    renderer: str = "",
 ) -> Iterator[GeneratorRun]:
-    """Start one; it is ended, by force if need be, with the block."""
+    """Start one; it is ended, by force if need be, with the block.
+
+    `renderer`: a statement of the body of `render(self, recipes)`, with `start` the number of the
+    engine's start, that runs in the engine before the synthetic renderer's own.
+    """
     images = Config.model_validate(config).images
     shape = (images.per_caption, 3, images.send_px, images.send_px)
     pool = Pool()
     script = run_dir / "rank.py"
     script.write_text(RANK)
+    engine = run_dir / "engine.py"
+    if renderer:
+        engine.write_text(ENGINE.format(statement=renderer))
     with Receiver(ipc_endpoint(), "run", pool, image_shape=shape) as receiver:
         given = {"run_dir": str(run_dir), "address": receiver.address, "config": config}
+        given["engine"] = str(engine) if renderer else ""
         env = {**os.environ, "PYTHONPATH": str(PROJECT_DIR), "OMP_NUM_THREADS": "1"}
         rank = subprocess.Popen([*launcher, str(script), json.dumps(given)], env=env)
         try:

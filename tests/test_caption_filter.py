@@ -1,5 +1,6 @@
 """What becomes a caption, what is refused and why, and that nothing a model writes breaks it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,12 @@ def test_texts_are_cleaned(text: str, caption: str) -> None:
         ("A red fox " + "x" * 400, "too_long"),
         ("A red fox sleeps. owl => An owl flies.", "prompt_echo"),
         ("red fox => A red fox => A red fox sleeps.", "prompt_echo"),
+        ("A red fox sleeps \ufffd\ufffd.", "garbled"),
+        ("A red fox @@@@ ~~ ####### %% sleeps", "garbled"),
+        ("A red fox, a well-known 3-legged one, sleeps (at 5 o'clock).", None),
+        ("A red fox on a red fox on a red fox on a red fox", "repetitive"),
+        ("A red fox beside a red fox on a red hill", None),
+        ("A fox, a fox, a fox", None),
         ("A blue car on a road.", "concept_missing"),
         ("The foxglove blooms in June.", "concept_missing"),
     ],
@@ -117,6 +124,21 @@ def test_examples_and_instructions_are_echoes(tmp_path: Path) -> None:
     assert captions.check("a photo of thing 1", draw_of()) == Rejected("prompt_echo")
     assert captions.check("Write one sentence (concept).", draw_of()) == Rejected("prompt_echo")
     assert isinstance(captions.check("A photo of thing 9.", draw_of()), Accepted)
+
+
+def test_a_query_or_a_filled_in_instruction_is_an_echo(tmp_path: Path) -> None:
+    write_prompts(tmp_path, "concept", num_examples=3)
+    (tmp_path / "concept.txt").write_text(
+        "# instruction: Write one sentence about the thing that is named.\n"
+        + "\n".join(f"thing {i} => A photo of thing {i}." for i in range(3))
+    )
+    captions = CaptionFilter(book=PromptBook.load(tmp_path))
+    asked = replace(draw_of(), background="snowy field")
+    assert captions.check("Red fox, snowy field.", asked) == Rejected("prompt_echo")
+    filled = "Write one sentence about the red fox."
+    assert captions.check(filled, asked) == Rejected("prompt_echo")
+    other = "Write one sentence, says the red fox."
+    assert captions.check(other, asked) == Accepted(other)
 
 
 def test_repeats_are_refused_until_they_are_forgotten() -> None:

@@ -73,6 +73,73 @@ def test_an_engine_that_cannot_start_is_named_and_the_rank_idles(tmp_path: Path)
         assert run.end() == 0
 
 
+def test_an_engine_out_of_memory_is_replaced_and_says_what_to_lower(tmp_path: Path) -> None:
+    fault = "import torch\n    if start == 0: raise torch.OutOfMemoryError('CUDA out of memory.')"
+    with generator_run(tmp_path, stand_ins(tmp_path), renderer=fault) as run:
+        assert run.pool.wait_for(8, WAIT_S), run.logs()
+        assert run.end() == 0
+        (view,) = run.receiver.peers()
+    assert view.counters["restarts"] == 1
+    assert {group.recipe.stream for group in run.pool.groups} == {65536}
+    (failure,) = view.failures
+    assert (failure.kind, failure.stream) == ("failed", 0)
+    assert "ran out of memory; lower images.batch_groups=4" in failure.message
+    assert "OutOfMemoryError: CUDA out of memory." in failure.message
+
+
+def test_a_crash_loop_ends_in_an_error_that_names_its_first_exception(tmp_path: Path) -> None:
+    config = stand_ins(tmp_path, restarts_per_hour=2)
+    fault = "raise ValueError(f'boom {start}')"
+    with generator_run(tmp_path, config, renderer=fault) as run:
+        view = run.wait_for_peer(lambda peer: peer.state == "failed", WAIT_S)
+        view = run.wait_for_peer(lambda peer: peer.failures[-1].kind == "out", WAIT_S)
+        assert run.rank.poll() is None, "a rank that exits would end the run"
+        assert run.end() == 0
+    assert [(end.kind, end.message) for end in view.failures] == [
+        ("failed", "ValueError: boom 0"),
+        ("failed", "ValueError: boom 1"),
+        ("failed", "ValueError: boom 2"),
+        ("out", "ValueError: boom 0; at last: ValueError: boom 2"),
+    ]
+
+
+def test_an_engine_whose_pictures_are_all_refused_does_not_spin(tmp_path: Path) -> None:
+    config = stand_ins(tmp_path, restarts_per_hour=0)
+    fault = "from dataclasses import replace; return [replace(one, finite=False) for one in "
+    with generator_run(tmp_path, config, renderer=f"{fault}render(self, recipes)]") as run:
+        view = run.wait_for_peer(lambda peer: peer.state == "failed", WAIT_S)
+        assert run.end() == 0
+    assert view.counters["gated/non_finite"] == view.counters["groups_rendered"] == 32
+    assert "32 of them for 'non_finite'" in (view.first_error or "")
+    assert "images.dtype" in (view.first_error or "")
+    assert run.pool.groups == []
+
+
+def test_an_engine_that_stands_still_is_replaced(tmp_path: Path) -> None:
+    config = stand_ins(tmp_path, stall_s=6.0)
+    fault = "import threading\n    if start == 0: threading.Event().wait()"
+    with generator_run(tmp_path, config, renderer=fault) as run:
+        assert run.pool.wait_for(4, WAIT_S), run.logs()
+        assert run.end() == 0
+        (view,) = run.receiver.peers()
+    assert "no progress for 6 s (generators.stall_s)" in view.failures[0].message
+    assert view.counters["restarts"] >= 1
+
+
+def test_an_engine_ended_by_a_signal_of_its_own_is_replaced(tmp_path: Path) -> None:
+    with generator_run(tmp_path, stand_ins(tmp_path)) as run:
+        assert run.pool.wait_for(4, WAIT_S), run.logs()
+        (engine,) = engines_of(run.rank.pid)
+        engine.terminate()
+        engine.wait(60)
+        before = len(run.pool.groups)
+        assert run.pool.wait_for(before + 8, WAIT_S), run.logs()
+        assert run.end() == 0
+        (view,) = run.receiver.peers()
+    assert view.counters["restarts"] == 1
+    assert view.failures == (), "it said BYE"
+
+
 def test_a_signal_ends_rank_and_engine_in_order(tmp_path: Path) -> None:
     with generator_run(tmp_path, stand_ins(tmp_path)) as run:
         assert run.pool.wait_for(4, WAIT_S), run.logs()

@@ -7,26 +7,13 @@ import pytest
 from online_synclr.config import Config
 from online_synclr.stream.errors import StreamError
 from online_synclr.stream.peers import PeerView
+from tests.report_helpers import make_view
 from trainer import first_trainer, generator_watch
+from trainer.figures import Figures
 from trainer.first_trainer import FirstTrainer
 from trainer.generator_watch import REFRESH_S, GeneratorWatch, num_serving
+from trainer.totals import Totals
 from trainer.vote import Action, Decision
-
-
-def make_view(generator_id: str = "g0", **changes: Any) -> PeerView:
-    values: dict[str, Any] = {
-        "generator_id": generator_id,
-        "connection": "alive",
-        "state": "running",
-        "counters": {},
-        "first_error": None,
-        "silent_for_s": 0.0,
-        "sent": 0,
-        "received": 0,
-        "discarded": 0,
-        "lost": 0,
-    }
-    return PeerView(**{**values, **changes})
 
 
 class FakeReceiver:
@@ -135,21 +122,25 @@ class FakeMonitor:
         self.phases.append(phase)
 
 
-def test_a_starved_trainer_is_named_once_every_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr(first_trainer.time, "monotonic", lambda: now[0])
-    monitor = FakeMonitor()
-    watch = GeneratorWatch(FakeReceiver(make_view(state="loading")), 1)
+def first_trainer_of(monitor: FakeMonitor, watch: GeneratorWatch) -> FirstTrainer:
     unused: Any = None
-    first = FirstTrainer(
+    return FirstTrainer(
         Config(),
         monitor=monitor,  # type: ignore[arg-type]
-        figures=unused,
+        figures=Figures(Config(), Totals()),
         probe=unused,
         backbone=unused,
         watch=watch,
         start_step=0,
     )
+
+
+def test_a_starved_trainer_is_named_once_every_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(first_trainer.time, "monotonic", lambda: now[0])
+    monitor = FakeMonitor()
+    watch = GeneratorWatch(FakeReceiver(make_view(state="loading")), 1)
+    first = first_trainer_of(monitor, watch)
     starve_s = Config().trainer.starve_s
     for second in range(1, 76):
         now[0] = float(second)
@@ -158,3 +149,16 @@ def test_a_starved_trainer_is_named_once_every_while(monkeypatch: pytest.MonkeyP
     assert monitor.phases[0] == "waiting for groups (trainers 1, 2)"
     assert len(monitor.events) == 2, f"at {starve_s} s and {2 * starve_s} s"
     assert monitor.events[0].startswith("trainers 1, 2 short of groups for 0:00:30; ")
+
+
+def test_a_run_that_waits_because_all_is_refused_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step comes then, and no report of all trainers that could tell it."""
+    monitor = FakeMonitor()
+    refused = {"groups_rendered": 200.0, "gated/non_finite": 200.0}
+    watch = GeneratorWatch(FakeReceiver(make_view(counters=refused)), 1)
+    first = first_trainer_of(monitor, watch)
+    for _ in range(3):
+        first.show_waiting(0, Decision(Action.WAIT, missing=(0,), longest_wait_s=1.0))
+    (line,) = monitor.events
+    assert "100 % of the last 200 groups of g0 were refused" in line
+    assert first.figures.refusals.lines == [line]

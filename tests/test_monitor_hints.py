@@ -22,6 +22,16 @@ def waits(
     [
         (waits(0.4, 0.0), "rendering", ("groups 40 %", "add a generator", "images.steps")),
         (waits(0.4, 0.0, captions=0.5), "captions", ("captions 50 %", "the LLM")),
+        (
+            waits(0.4, 0.0, captions=0.5) | {metrics.CAPTIONS_REJECTED_SHARE: 0.7},
+            "captions",
+            ("70 % of its captions are refused",),
+        ),
+        (
+            waits(0.4, 0.0) | {metrics.GROUPS_REJECTED_SHARE: 0.25},
+            "rendering",
+            ("25 % of its groups are refused",),
+        ),
         (waits(0.02, 0.62), "training", ("credits 62 %", "fewer generators")),
         (waits(0.3, 0.3), "hand-over", ("in turns", "pool.error_buffer")),
         (waits(0.02, 0.02, vote=0.3), "one trainer", ("each other 30 %",)),

@@ -11,38 +11,26 @@ from rich.console import Console
 from online_synclr.monitor.monitor import Monitor
 from online_synclr.monitor.summary import Summary
 from tests.monitor_helpers import make_config, make_roles
-
-SUMMARY = Summary(
-    steps=30,
-    groups_sent=105,
-    groups_received=100,
-    groups_trained=80,
-    group_uses=160,
-    groups_lost=4,
-    groups_discarded=1,
-    groups_evicted_unused=5,
-    groups_left=15,
-    distinct_captions=79,
-    images_rendered=420,
-    trainer_images_per_s=12.0,
-    trainer_image_uses_per_s=24.0,
-    generator_images_per_s=12.5,
-    trainer_wait_fraction=0.4,
-    generator_wait_fraction=0.02,
-    time_to_first_step_s=9.0,
-    wall_s=61.0,
-    trainer_waits={"groups": 0.39, "vote": 0.01},
-    generator_waits={"credits": 0.02, "captions": 0.0},
-    generator_shares={"gen-0": 0.5, "gen-1": 0.5},
-    knn_before=0.21,
-    knn_after=0.56,
-)
+from tests.report_helpers import SUMMARY
 
 
 def test_what_was_dropped_is_told_most_first() -> None:
     assert "dropped" not in SUMMARY.text(Path("runs/x"))
     dropped = replace(SUMMARY, dropped={"group_late": 1, "stranger_no_key": 2})
     assert "dropped    3 (stranger_no_key 2, group_late 1)" in dropped.text(Path("runs/x"))
+
+
+def test_what_generators_refused_is_told_with_shares() -> None:
+    assert "refused" not in SUMMARY.text(Path("runs/x"))
+    counts = {
+        "captions_accepted": 75,
+        "captions_rejected": {"empty": 5, "repeated": 20},
+        "groups_rendered": 50,
+        "groups_gated": {"low_contrast": 1},
+    }
+    refused = replace(SUMMARY, **counts)  # type: ignore[arg-type]
+    words = "25 % of the captions (repeated 20, empty 5); 2 % of the groups (low_contrast 1)"
+    assert f"refused    {words}" in refused.text(Path("runs/x"))
 
 
 def test_a_sound_summary_adds_up() -> None:

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
 from generators.captioner import Captioned
 from generators.concepts import Concept, Draw
 from generators.counters import Counters
+from generators.errors import GeneratorError
+from generators.images.quality_gate import QualityGate
 from generators.images.renderer import Rendered
 from generators.render_loop import RenderLoop
 from online_synclr.stream.group import Group, Recipe
@@ -43,6 +46,13 @@ class Renderer:
         pass
 
 
+class Blank(Renderer):
+    """Renders blank groups only."""
+
+    def render(self, recipes: Sequence[Recipe]) -> list[Rendered]:
+        return [Rendered(Group(recipe, picture(2)), True) for recipe in recipes]
+
+
 def picture(counter: int) -> np.ndarray:
     rng = np.random.default_rng(counter)
     images = rng.integers(0, 255, (2, 3, 8, 8)).astype(np.uint8)
@@ -50,24 +60,24 @@ def picture(counter: int) -> np.ndarray:
 
 
 class Bench:
-    """A loop over six captions; the sender takes `room` groups."""
+    """A loop over some captions; the sender takes `room` groups."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, captions: int = 6, renderer: Renderer | None = None) -> None:
         self.now_s = 0.0
         self.room = room
         self.taken: list[int] = []
         self.stop = False
         self.ended = False
         self.counters = Counters()
-        self.captions = Captions(6)
-        self.renderer = Renderer()
+        self.captions = Captions(captions)
+        self.renderer = renderer or Renderer()
         self.loop = RenderLoop(
             captions=self.captions,
             renderer=self.renderer,
             sender=self,
             recipe_of=lambda one: make_recipe(one.counter),
             batch_groups=4,
-            min_contrast=2.0,
+            gate=QualityGate((2, 3, 8, 8), min_contrast=2.0),
             drain_s=5.0,
             counters=self.counters,
             stopping=lambda: self.stop or self.ended or not self.captions.left,
@@ -98,6 +108,20 @@ def test_blank_groups_are_gated_and_all_are_accounted_for() -> None:
     assert values["groups_gated"] == values["gated/low_contrast"] == 2
 
 
+def test_an_engine_whose_every_group_is_refused_ends_with_an_error() -> None:
+    bench = Bench(room=100, captions=1000, renderer=Blank())
+    with pytest.raises(GeneratorError, match=r"last 32 groups .*'low_contrast'.*images\.model"):
+        bench.loop.run()
+    assert bench.taken == []
+    assert bench.values()["groups_gated"] == bench.values()["groups_rendered"] == 32
+
+
+def test_a_refused_batch_among_good_ones_is_no_error() -> None:
+    bench = Bench(room=1000, captions=900)
+    bench.loop.run()
+    assert len(bench.taken) == 600
+
+
 def test_what_cannot_be_delivered_after_a_stop_is_counted() -> None:
     bench = Bench(room=1)
     bench.loop.run()
@@ -112,6 +136,6 @@ def test_what_cannot_be_delivered_after_a_stop_is_counted() -> None:
 def test_end_ends_delivery_at_once_and_the_group_is_counted() -> None:
     bench = Bench(room=0)
     bench.ended = True
-    bench.loop._deliver(Rendered(Group(make_recipe(0), picture(0)), True))
+    bench.loop._deliver(Group(make_recipe(0), picture(0)))
     assert bench.now_s < 1.0
     assert bench.values()["groups_abandoned"] == 1

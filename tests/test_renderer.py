@@ -1,7 +1,6 @@
 """Renderers: one source of chance an image, whatever else is in the batch; and the same again."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import diffusers
@@ -16,11 +15,11 @@ from generators.images.factory import create_renderer
 from generators.images.noise import noise_generator
 from generators.images.pipeline import drop_safety_checker, resolve_image_model
 from generators.images.pixels import to_uint8
-from generators.images.quality_gate import gate_reason
+from generators.images.quality_gate import QualityGate
 from generators.images.renderer import Rendered, re_render
 from generators.images.synthetic_renderer import SyntheticRenderer
 from online_synclr.config.schema import ImagesConfig
-from online_synclr.stream.group import Group, Recipe
+from online_synclr.stream.group import Recipe
 from tests.tiny_pipeline import save_tiny_pipeline
 
 LEVELS = 2
@@ -191,16 +190,65 @@ def test_non_finite_pictures_are_seen() -> None:
     assert out.dtype == torch.uint8
 
 
-def test_quality_gate() -> None:
-    noisy = np.random.default_rng(0).integers(0, 255, (2, 3, 8, 8)).astype(np.uint8)
-    blank = noisy.copy()
-    blank[1] = 7
-    good = Rendered(Group(recipe(0), noisy), finite=True)
-    assert gate_reason(good, min_contrast=2.0) is None
-    assert gate_reason(replace(good, finite=False), min_contrast=2.0) == "non_finite"
-    gated = Rendered(Group(recipe(0), blank), finite=True)
-    assert gate_reason(gated, min_contrast=2.0) == "low_contrast"
-    assert gate_reason(gated, min_contrast=0.0) is None
+@pytest.mark.parametrize(
+    ("bias", "reason"), [(torch.nan, "non_finite"), (torch.inf, "low_contrast")]
+)
+def test_a_decoder_that_overflows_is_refused(pipeline: Path, bias: float, reason: str) -> None:
+    renderer = make(pipeline)
+    with torch.no_grad():
+        renderer._pipeline.vae.decoder.conv_out.bias.fill_(bias)
+    (rendered,) = renderer.render([recipe(0)])
+    assert QualityGate((2, 3, 32, 32), min_contrast=2.0).reason(rendered) == reason
+
+
+def test_a_pipeline_that_ignores_its_seeds_is_refused(pipeline: Path) -> None:
+    renderer = make(pipeline)
+    call = renderer._pipeline
+
+    def unseeded(**arguments: object) -> object:
+        made = call(**arguments)
+        made.images[1] = made.images[0]
+        return made
+
+    renderer._pipeline = unseeded
+    (rendered,) = renderer.render([recipe(0)])
+    assert QualityGate((2, 3, 32, 32), min_contrast=0.0).reason(rendered) == "identical"
+
+
+class Gives:
+    """Stands for a pipeline that makes pictures of one shape, whatever it is asked for."""
+
+    def __init__(self, images: object) -> None:
+        self.images = images
+
+    def __call__(self, **arguments: object) -> "Gives":
+        return self
+
+
+@pytest.mark.parametrize(
+    ("images", "mend"),
+    [
+        (torch.zeros(2, 3, 64, 64), r"set images\.render_px=64"),
+        (torch.zeros(2, 3, 32, 64), "square RGB pictures"),
+        (torch.zeros(2, 1, 32, 32), "square RGB pictures"),
+        (torch.zeros(1, 3, 32, 32), "square RGB pictures"),
+        (["a picture", "a picture"], "of shape list"),
+    ],
+)
+def test_pictures_of_another_shape_are_a_wrong_setting(
+    pipeline: Path, images: object, mend: str
+) -> None:
+    renderer = make(pipeline)
+    good = renderer._pipeline
+    renderer._pipeline = Gives(images)
+    with pytest.raises(SetupError, match=rf"images\.model=.*{mend}"):
+        renderer.render([recipe(0)])
+    renderer._pipeline = good
+    renderer.render([recipe(0)])
+    renderer._pipeline = Gives(images)
+    with pytest.raises(GeneratorError, match=mend) as raised:
+        renderer.render([recipe(0)])
+    assert not isinstance(raised.value, SetupError), "it has worked, so a restart may help"
 
 
 def test_model_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +315,7 @@ def test_synthetic_renderer_is_deterministic_and_says_what_it_is() -> None:
     (alone,) = renderer.render([recipe(1)])
     assert np.array_equal(together[1].group.images_mchw, alone.group.images_mchw)
     assert alone.group.images_mchw.shape == (2, 3, 16, 16)
-    assert gate_reason(alone, min_contrast=2.0) is None
+    assert QualityGate((2, 3, 16, 16), min_contrast=2.0).reason(alone) is None
     assert "SYNTHETIC" in said[0]
 
 

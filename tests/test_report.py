@@ -1,7 +1,6 @@
 """Figures of all trainers: added up once, waits since the first step, counts of all attempts."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -10,15 +9,14 @@ from online_synclr.config import Config
 from online_synclr.monitor import metrics
 from online_synclr.monitor.metrics import describe
 from tests.rank_pool import RankPool
+from tests.report_helpers import make_intake, make_peer, make_report, sketch
 from trainer.closing import Ending, summarise
 from trainer.collectives import broadcast_bytes, gather_bytes
 from trainer.distinct import MAX_HASHES, DistinctCounter
 from trainer.figures import Figures
-from trainer.intake import IntakeCounters
 from trainer.objective.schedules import StepSettings
 from trainer.report import (
     Merged,
-    PeerReport,
     TrainerReport,
     gather_reports,
     merge,
@@ -28,74 +26,6 @@ from trainer.step_meter import FIELDS
 from trainer.totals import Totals, add_up
 
 SETTINGS = StepSettings(lr=1e-3, weight_decay=0.1, ema=0.99, teacher_temperature=0.05)
-
-
-def make_intake(**changes: Any) -> IntakeCounters:
-    values: dict[str, Any] = {
-        "received": 20,
-        "trained": 12,
-        "group_uses": 30,
-        "evicted_by_uses_left": {0: 4, 4: 3},
-        "evicted_unused": 3,
-        "left": 5,
-        "groups": 10,
-        "num_bytes": 1000,
-        "mean_age_s": 2.0,
-        "mean_uses": 1.5,
-        "limiter_error": 4.0,
-        "reuse_in_force": 2.0,
-        "credits_in_flight": 6,
-    }
-    return IntakeCounters(**{**values, **changes})
-
-
-def make_peer(generator_id: str, images: float, **changes: Any) -> PeerReport:
-    counters = {
-        "images_rendered": images,
-        "captions_accepted": images / 4,
-        "captions_written": images / 2,
-        "rejected/too short": images / 8,
-        "wait_s/captions": 0.5,
-        "wait_s/credits": images / 100,
-        "restarts": 1.0,
-        "rss_bytes": 7.0 * images,
-    }
-    values: dict[str, Any] = {
-        "generator_id": generator_id,
-        "connection": "alive",
-        "state": "running",
-        "counters": counters,
-        "first_error": None,
-    }
-    return PeerReport(**{**values, **changes})
-
-
-def make_report(**changes: Any) -> TrainerReport:
-    values: dict[str, Any] = {
-        "losses": dict.fromkeys(FIELDS, 2.0),
-        "num_finite_steps": 5,
-        "non_finite_steps": 1,
-        "intake": make_intake(),
-        "sent": 22,
-        "received": 20,
-        "lost": 1,
-        "discarded": 1,
-        "dropped": {"group_late": 1, "stranger_no_key": 2},
-        "waits": {"groups": 0.2, "vote": 0.1},
-        "peers": [make_peer("g0", 80), make_peer("g1", 40)],
-        "captions": sketch(range(10)),
-        "concepts": sketch(range(3)),
-        "rss_bytes": 100,
-        "gpu_bytes": 0,
-    }
-    return TrainerReport(**{**values, **changes})
-
-
-def sketch(things: range) -> bytes:
-    counter = DistinctCounter()
-    for thing in things:
-        counter.add(str(thing).encode())
-    return counter.to_bytes()
 
 
 def two_trainers() -> Merged:
@@ -205,6 +135,9 @@ def test_rates_and_waits_count_from_the_first_step() -> None:
     assert values[metrics.WAIT_CAPTIONS] == 0.0
     assert values[metrics.WAIT_GROUPS] == 0.2
     assert values["captions/rejected_too short"] == pytest.approx(15.0)
+    assert values["groups/rejected_identical"] == pytest.approx(15.0)
+    assert values[metrics.CAPTIONS_REJECTED_SHARE] == pytest.approx(1 / 4)
+    assert values[metrics.GROUPS_REJECTED_SHARE] == pytest.approx(1 / 2)
     assert values["throughput_by_generator/g0/share"] == pytest.approx(80 / 120)
 
 
@@ -250,6 +183,9 @@ def test_the_summary_adds_up_over_attempts() -> None:
     assert (summary.groups_sent, summary.groups_received) == (55, 50)
     assert (summary.groups_lost, summary.groups_discarded) == (3, 2)
     assert summary.images_rendered == 240
+    assert summary.captions_rejected == {"too short": 30}
+    assert (summary.groups_rendered, summary.groups_gated) == (60, {"identical": 30})
+    assert values["groups/rejected_identical"] == 30, "those of the attempt before count"
     assert summary.wall_s == 150.0
     assert (summary.knn_before, summary.knn_after) == (0.5, 0.6)
     assert summary.distinct_captions == 25

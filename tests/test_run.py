@@ -6,6 +6,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from online_synclr.paths import PROJECT_DIR
@@ -102,6 +103,64 @@ def test_a_restart_continues_with_noise_never_used_before(tmp_path: Path) -> Non
     assert (run_dir / "incarnation").read_text() == "2"
     steps = [row["step"] for row in second.metrics if "loss/total" in row]
     assert steps == list(range(1, 9))
+
+
+def test_trainers_go_on_with_one_generator_and_name_what_ended_the_other(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    overrides = (
+        *SYNTHETIC,
+        "topology.generators=2",
+        "images.rate_images_per_s=20",
+        "stream.heartbeat_s=0.2",
+        "generators.restarts_per_hour=0",
+        "trainer.steps=30",
+    )
+    launcher = subprocess.Popen(
+        torchrun_command(run_dir, overrides, ("--standalone", "--nproc_per_node=3")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=PROJECT_DIR,
+        env=environment(),
+    )
+    assert launcher.stdout is not None
+    output = []
+    for line in launcher.stdout:
+        output.append(line)
+        if "first step after" in line:
+            break
+    engine = next(
+        process
+        for process in psutil.Process(launcher.pid).children(recursive=True)
+        if "generators.engine" in process.cmdline()
+    )
+    engine.kill()
+    output.append(launcher.communicate(timeout=240)[0])
+    run = Finished(launcher.returncode, "".join(output), run_dir)
+    assert run.code == 0, run.output
+    assert run.summary["steps"] == 30
+    assert_accounts_balance(run.summary)
+    ((generator, (failed, out)),) = run.summary["failures"].items()
+    assert (failed["kind"], failed["engine_start"], out["kind"]) == ("failed", 0, "out")
+    assert "SIGKILL" in failed["message"]
+    assert f"generator {generator}, engine start 0, failed: {failed['message']}" in run.output
+    assert f"failed     {generator}: 2 times, first: {failed['message']}" in run.output
+
+
+def test_a_run_that_refuses_too_much_says_so(tmp_path: Path) -> None:
+    """Half of the stand-in's groups have a picture flatter than this."""
+    run = torchrun(tmp_path / "run", *SYNTHETIC, "images.min_contrast=50", "trainer.steps=40")
+    check_run(run, steps=40)
+    (alarm,) = run.summary["quality_alarms"]
+    assert "groups of g0 were refused, 100 % of those for 'low_contrast'" in alarm
+    assert alarm.startswith("QUALITY: ")
+    assert alarm in run.output
+    gated, rendered = run.summary["groups_gated"], run.summary["groups_rendered"]
+    assert set(gated) == {"low_contrast"}
+    assert run.summary["groups_sent"] <= rendered - gated["low_contrast"]
+    shares = [row["groups/share_rejected"] for row in run.metrics if "loss/total" in row]
+    assert max(shares) > 0.2
+    assert f"low_contrast {gated['low_contrast']}" in run.output
 
 
 def test_a_stop_signal_ends_with_a_checkpoint(tmp_path: Path) -> None:

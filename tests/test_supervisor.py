@@ -18,11 +18,11 @@ from generators.control_group import ControlGroup
 from generators.environment import engine_environment, scrubbed
 from generators.process import EngineProcess
 from generators.reports import Report, ReportReader, ReportWriter
-from generators.restarts import RestartBudget, StallWatch, restarts_of, stream_number
+from generators.restarts import RestartBudget, StallWatch, stream_number
 from generators.supervisor import Outcome, Supervisor
 from online_synclr.config.schema import GeneratorsConfig
 from online_synclr.paths import PROJECT_DIR
-from online_synclr.stream.messages import PeerState
+from online_synclr.stream.messages import PeerState, engine_start
 
 SETTINGS = GeneratorsConfig(restarts_per_hour=2, backoff_s=2.0, stall_s=60.0)
 
@@ -106,6 +106,7 @@ class Bench:
         self.control = FakeControl()
         self.urls: list[str] = []
         self.lines: list[str] = []
+        self.fault: OSError | None = None
         self.supervisor = Supervisor(
             start_engine=self._start,
             control=self.control,
@@ -120,6 +121,8 @@ class Bench:
         )
 
     def _start(self, restarts: int, url: str) -> FakeEngine:
+        if self.fault is not None:
+            raise self.fault
         self.urls.append(url)
         self.engines.append(FakeEngine(stream_number(restarts=restarts, generator_index=3)))
         return self.engines[-1]
@@ -138,7 +141,7 @@ def test_a_dead_engine_is_replaced_after_a_pause_with_a_new_stream() -> None:
     assert len(bench.engines) == 1
     bench.at(3.0)
     assert [engine.stream for engine in bench.engines] == [3, 65536 + 3]
-    assert [restarts_of(engine.stream) for engine in bench.engines] == [0, 1]
+    assert [engine_start(engine.stream) for engine in bench.engines] == [0, 1]
     assert bench.control.errors == [("the engine ended with exit code -9", 3)]
     assert bench.control.restarts[-1] == 1.0
     assert bench.engines[0].calls == ["close"]
@@ -207,13 +210,69 @@ def test_end_lets_the_engine_finish_and_kills_it_if_it_does_not() -> None:
     assert bench.control.states[-1] == "draining"
 
 
-def test_an_engine_that_ends_well_ends_the_rank() -> None:
+def test_an_engine_that_ends_well_before_the_end_is_replaced() -> None:
+    """As after a SIGTERM that was meant for it alone: the run still wants its groups."""
     bench = Bench()
     bench.at(0.0)
     bench.engines[0].code = 0
-    assert bench.at(1.0) is None
+    assert bench.at(1.0) is not None
+    bench.at(3.0)
+    assert len(bench.engines) == 2
+    assert bench.control.errors == [], "it has said BYE itself"
+    assert "ended with exit code 0; starting it again" in bench.lines[0]
+
+
+@pytest.mark.parametrize("end_first", [True, False])
+def test_an_engine_that_ends_well_at_the_end_ends_the_rank(end_first: bool) -> None:
+    """It may hear of END a moment before its supervisor does."""
+    bench = Bench()
+    bench.at(0.0)
+    bench.control.ended = end_first
+    bench.engines[0].code = 0
+    bench.at(1.0)
+    bench.control.ended = True
+    bench.at(1.5)
+    assert bench.at(1.6) is None
+    assert len(bench.engines) == 1
     assert bench.control.errors == []
     assert bench.supervisor.exit_code == 0
+
+
+def test_a_crash_loop_is_blamed_on_its_own_first_failure() -> None:
+    """Not on one of days ago that a restart has mended."""
+    bench = Bench()
+    bench.at(0.0)
+    for died_at_s, error in ((10.0, "OLD"), (90_000.0, "first"), (90_010.0, "b"), (90_020.0, "c")):
+        bench.engines[-1].said = [Report(state="failed", error=error)]
+        bench.engines[-1].code = 1
+        bench.at(died_at_s)
+        bench.at(died_at_s + 8.0)
+    assert bench.control.errors[-1] == ("first; at last: c", None)
+
+
+def test_an_engine_that_cannot_be_started_is_tried_again_within_the_budget() -> None:
+    """The disk is full, say: a rank that exits would end the whole attempt."""
+    bench = Bench()
+    bench.fault = OSError(28, "No space left on device")
+    bench.at(0.0)
+    assert bench.engines == []
+    bench.fault = None
+    bench.at(1.9)
+    assert bench.engines == []
+    bench.at(2.0)
+    assert [engine.stream for engine in bench.engines] == [65536 + 3]
+    assert "could not be started: [Errno 28] No space left on device" in bench.lines[0]
+
+
+def test_an_engine_that_can_never_be_started_gives_up() -> None:
+    bench = Bench()
+    bench.fault = OSError(28, "No space left on device")
+    for second in range(20):
+        bench.at(float(second))
+    ((message, stream),) = bench.control.errors
+    assert stream is None
+    assert "No space left on device" in message
+    assert bench.control.states[-1] == "failed"
 
 
 def test_a_signal_ends_the_rank_with_its_number() -> None:
@@ -392,7 +451,7 @@ def test_reports_survive_a_torn_line_and_end_with_the_pipe() -> None:
     assert [report.counters for report in reader.read()] == [{"captions_written": 4.0}]
     os.write(writing, b'ning"}\nnot json\n')
     assert [report.state for report in reader.read()] == ["running"]
-    writer.failure(ValueError("x" * 5000), final=True)
+    writer.failure("ValueError: " + "x" * 5000, final=True)
     os.close(writing)
     (failed,) = reader.read()
     assert failed.final

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 from online_synclr.config import Config
 from online_synclr.monitor import metrics
 from online_synclr.monitor.summary import Summary
@@ -55,6 +57,10 @@ def summarise(
         distinct_captions=merged.distinct_captions,
         images_rendered=totals.images_rendered,
         captions_accepted=totals.captions_accepted,
+        captions_rejected=totals.captions_rejected,
+        groups_rendered=totals.groups_rendered,
+        groups_gated=totals.groups_gated,
+        quality_alarms=list(figures.refusals.lines),
         trainer_images_per_s=figures.whole_per_s("unique_images"),
         trainer_image_uses_per_s=figures.whole_per_s("image_uses"),
         generator_images_per_s=figures.whole_per_s("images_rendered"),
@@ -72,6 +78,7 @@ def summarise(
             if generator.fingerprint
         },
         generator_restarts=totals.generator_restarts,
+        failures=msgspec.to_builtins(totals.failures),
         time_to_first_step_s=ending.time_to_first_step_s,
         wall_s=totals.wall_s,
         knn_before=totals.knn_before,

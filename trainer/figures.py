@@ -6,9 +6,10 @@ from collections.abc import Callable
 from online_synclr.config import Config
 from online_synclr.monitor import metrics
 from online_synclr.monitor.rates import RateBoard
+from online_synclr.monitor.refusal_watch import RefusalWatch
 from trainer.objective.schedules import StepSettings
 from trainer.report import Merged, add_counts
-from trainer.totals import Totals
+from trainer.totals import Totals, refused
 
 TRAINERS = "trainers"
 _GENERATOR_COUNTERS = (
@@ -49,6 +50,8 @@ class Figures:
         self.trainer_waits: dict[str, float] = {}
         """Share of the trainers' time by cause, from the first step to the last figures noted."""
         self._heard_since_s: dict[str, float] = {}
+        self.refusals = RefusalWatch(config)
+        """Of captions and groups, lately."""
 
     def start(self, merged: Merged, step: int) -> None:
         """The first step of this attempt begins now: waits and whole-run rates count from here."""
@@ -72,6 +75,7 @@ class Figures:
             **_stream(merged, self._before),
             **_pool(merged),
             **self._captions(merged),
+            **self._refusals(merged),
             **_optimizer(merged, settings, self._before),
             **self._temperatures,
             **_machines(merged, self._before),
@@ -109,6 +113,7 @@ class Figures:
     def _note(self, merged: Merged, step: int) -> None:
         now_s = self._clock()
         self.trainer_waits = dict(merged.waits)
+        self.refusals.note({one.generator_id: one.counters for one in merged.generators})
         for generator in merged.generators:
             self._heard_since_s.setdefault(generator.generator_id, now_s)
             for counter in _GENERATOR_COUNTERS:
@@ -149,19 +154,24 @@ class Figures:
         return {**trainers, **self.generator_waits()}
 
     def _captions(self, merged: Merged) -> dict[str, float]:
-        values = {
+        return {
             metrics.CAPTIONS_RATE: self._board.recent_per_s("captions_written"),
             metrics.CAPTIONS_DISTINCT: float(merged.distinct_captions),
             metrics.CAPTIONS_CONCEPTS: float(merged.distinct_concepts),
             metrics.CAPTIONS_SAME_CONCEPT: merged.losses["same_concept_share"],
             metrics.CAPTIONS_REPEATED: merged.repeated_share,
         }
-        for generator in merged.generators:
-            for counter, value in generator.counters.items():
-                if counter.startswith("rejected/"):
-                    name = metrics.rejected_captions(counter.removeprefix("rejected/"))
-                    values[name] = values.get(name, 0.0) + value
-        return values
+
+    def _refusals(self, merged: Merged) -> dict[str, float]:
+        captions = add_counts(self._before.captions_rejected, refused(merged, "rejected/"))
+        groups = add_counts(self._before.groups_gated, refused(merged, "gated/"))
+        live = [one.generator_id for one in merged.generators if one.alive]
+        return {
+            metrics.CAPTIONS_REJECTED_SHARE: self.refusals.captions_share(live),
+            metrics.GROUPS_REJECTED_SHARE: self.refusals.groups_share(live),
+            **{metrics.rejected_captions(why): float(n) for why, n in sorted(captions.items())},
+            **{metrics.rejected_groups(why): float(n) for why, n in sorted(groups.items())},
+        }
 
 
 def _stream(merged: Merged, before: Totals) -> dict[str, float]:

@@ -4,13 +4,14 @@ None of it waits for anybody. While it evaluates, the other trainers wait in the
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from online_synclr.config import Config
 from online_synclr.monitor import metrics
 from online_synclr.monitor.formats import duration
 from online_synclr.monitor.monitor import Monitor
 from trainer.evaluation.probe import KnnProbe
+from trainer.failures import FailureReport, FailureTeller, failures_of
 from trainer.figures import Figures
 from trainer.generator_watch import GeneratorWatch
 from trainer.intake import Sampled
@@ -43,6 +44,7 @@ class FirstTrainer:
         self._start_step = start_step
         self._named_at_s: float | None = None
         self._roll_call = RollCall()
+        self._teller = FailureTeller()
         self.figures = figures
         self.final_loss: float | None = None
         """Mean loss of the last logged window."""
@@ -57,6 +59,10 @@ class FirstTrainer:
 
     def show_waiting(self, step: int, decision: Decision) -> None:
         """Groups are short: show who lacks them; name them once every `trainer.starve_s`."""
+        # Where everything is refused no step comes, and with it no report of all trainers.
+        peers = self._watch.peers()
+        self.figures.refusals.note({peer.generator_id: peer.counters for peer in peers})
+        self._say_news({peer.generator_id: failures_of(peer) for peer in peers})
         trainers = _named_trainers(decision)
         self.show_phase(step, f"waiting for groups ({trainers})")
         starve_s = self._config.trainer.starve_s
@@ -75,6 +81,7 @@ class FirstTrainer:
         self._monitor.log_step(step, values)
         for sentence in self._roll_call.changes(merged.generators):
             self.say(sentence)
+        self._say_news({one.generator_id: one.failures for one in merged.generators})
         lines = self._watch.lines()
         self._monitor.update_console(step, values, phase="training", generators=lines)
 
@@ -100,6 +107,10 @@ class FirstTrainer:
         if accuracy is not None:
             self._monitor.log_scalars(step, {metrics.KNN_ACCURACY: accuracy})
         return accuracy
+
+    def _say_news(self, failures: Mapping[str, Sequence[FailureReport]]) -> None:
+        for line in (*self._teller.lines(failures), *self.figures.refusals.take_lines()):
+            self.say(line)
 
 
 def _named_trainers(decision: Decision) -> str:

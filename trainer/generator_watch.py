@@ -76,13 +76,16 @@ class GeneratorWatch:
         return len(peers) >= max(1, self._num_expected) and all(map(is_gone, peers))
 
     def reason(self) -> str:
-        """Why there is no generator left: the first error any of them reported, or their ends."""
+        """Why there is no generator left: what ended the first of them for good, or their ends.
+
+        One that failed and will be back is named so, for there may be no other reason.
+        """
         peers = self.peers()
-        for peer in peers:
-            if peer.first_error is not None:
-                return f"generator {peer.generator_id} failed first: {peer.first_error}"
-        ends = ", ".join(f"{peer.generator_id} {peer.connection}" for peer in peers)
-        return f"generators: {ends or 'none was ever heard of'}"
+        gone = [peer for peer in peers if is_gone(peer) and _last_error(peer)]
+        if gone:
+            first = min(gone, key=lambda peer: peer.failures[-1].at_s if peer.failures else 0.0)
+            return f"generator {first.generator_id} failed first: {_last_error(first)}"
+        return f"generators: {', '.join(map(_standing, peers)) or 'none was ever heard of'}"
 
     def lines(self) -> list[GeneratorLine]:
         """One line a generator, for the console."""
@@ -116,6 +119,17 @@ def num_serving(config: Config, *, num_generators: int, num_trainers: int, train
     )
 
 
+def _last_error(peer: PeerView) -> str:
+    """What ended it last: the word of a generator that gave up names its first failure, too."""
+    return peer.failures[-1].message if peer.failures else peer.first_error or ""
+
+
+def _standing(peer: PeerView) -> str:
+    state = peer.state if peer.connection == "alive" else peer.connection
+    error = _last_error(peer) if state == "loading" else ""
+    return f"{peer.generator_id} {state}" + (f" after: {error}" if error else "")
+
+
 def _line(peer: PeerView) -> GeneratorLine:
     counters = peer.counters
     return GeneratorLine(
@@ -124,5 +138,5 @@ def _line(peer: PeerView) -> GeneratorLine:
         images=int(counters.get("images_rendered", 0)),
         captions=int(counters.get("captions_accepted", 0)),
         restarts=int(counters.get("restarts", 0)),
-        error=peer.first_error or "",
+        error=_last_error(peer),
     )

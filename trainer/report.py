@@ -16,6 +16,7 @@ import torch.distributed as dist
 from online_synclr.stream.peers import PeerView, ReceiverCounters
 from trainer.collectives import gather_bytes
 from trainer.distinct import DistinctCounter
+from trainer.failures import FailureReport, failures_of, merge_failures
 from trainer.intake import IntakeCounters
 
 
@@ -31,6 +32,7 @@ class PeerReport(msgspec.Struct, frozen=True, kw_only=True):
     counters: dict[str, float]
     first_error: str | None
     fingerprint: str = ""
+    failures: list[FailureReport] = []
 
 
 class TrainerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +70,7 @@ class GeneratorReport(msgspec.Struct, frozen=True, kw_only=True):
     counters: dict[str, float]
     first_error: str | None
     fingerprint: str = ""
+    failures: list[FailureReport] = []
 
 
 class Merged(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +124,7 @@ def peer_report(view: PeerView) -> PeerReport:
         counters=view.counters,
         first_error=view.first_error,
         fingerprint=view.fingerprint,
+        failures=failures_of(view),
     )
 
 
@@ -192,6 +196,7 @@ def _merge_views(generator_id: str, views: Sequence[PeerReport]) -> GeneratorRep
         counters=counters,
         first_error=errors[0] if errors else None,
         fingerprint=next((view.fingerprint for view in views if view.fingerprint), ""),
+        failures=merge_failures(*(view.failures for view in views)),
     )
 
 

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from online_synclr.monitor.refusal_watch import refused_by_reason
+from trainer.failures import Failures, add_failures
 from trainer.report import Merged, add_counts
 
 
@@ -9,7 +11,9 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """Cumulative over the attempts up to a checkpoint. Groups unless named otherwise.
 
     `sent` is what then adds up with what was received, lost and discarded: groups on their way at
-    that moment belong to no attempt. `captions` and `concepts` are sketches (`DistinctCounter`).
+    that moment belong to no attempt. `captions_rejected` and `groups_gated`: what the generators
+    refused themselves, by reason. `failures`: bad ends, by generator. `captions` and `concepts` are
+    sketches (`DistinctCounter`).
     """
 
     wall_s: float = 0.0
@@ -19,7 +23,11 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     dropped: dict[str, int] = {}
     images_rendered: int = 0
     captions_accepted: int = 0
+    captions_rejected: dict[str, int] = {}
+    groups_rendered: int = 0
+    groups_gated: dict[str, int] = {}
     generator_restarts: int = 0
+    failures: Failures = {}
     non_finite_steps: int = 0
     captions: bytes = b""
     concepts: bytes = b""
@@ -47,7 +55,13 @@ def add_up(before: Totals, merged: Merged, *, wall_s: float, knn_before: float |
         dropped=add_counts(before.dropped, merged.dropped),
         images_rendered=before.images_rendered + generator_total(merged, "images_rendered"),
         captions_accepted=before.captions_accepted + generator_total(merged, "captions_accepted"),
+        captions_rejected=add_counts(before.captions_rejected, refused(merged, "rejected/")),
+        groups_rendered=before.groups_rendered + generator_total(merged, "groups_rendered"),
+        groups_gated=add_counts(before.groups_gated, refused(merged, "gated/")),
         generator_restarts=before.generator_restarts + generator_total(merged, "restarts"),
+        failures=add_failures(
+            before.failures, {one.generator_id: one.failures for one in merged.generators}
+        ),
         non_finite_steps=before.non_finite_steps + merged.non_finite_steps,
         captions=merged.captions,
         concepts=merged.concepts,
@@ -58,3 +72,9 @@ def add_up(before: Totals, merged: Merged, *, wall_s: float, knn_before: float |
 def generator_total(merged: Merged, counter: str) -> int:
     """One counter added up over the generators."""
     return int(sum(generator.counters.get(counter, 0.0) for generator in merged.generators))
+
+
+def refused(merged: Merged, prefix: str) -> dict[str, int]:
+    """This attempt's refusals over the generators, by reason; prefix: `rejected/` or `gated/`."""
+    parts = [refused_by_reason(generator.counters, prefix) for generator in merged.generators]
+    return add_counts(*parts)

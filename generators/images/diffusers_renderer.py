@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from generators.errors import SetupError
+from generators.errors import GeneratorError, SetupError
 from generators.fingerprint import fingerprint, model_identity
 from generators.images.noise import noise_generator
 from generators.images.pipeline import load_pipeline, resolve_image_model
@@ -45,19 +45,25 @@ class DiffusersRenderer:
         self._device = torch.device(device)
         self._pipeline: Any = load_pipeline(settings, self._device)
         self._arguments = self._supported_arguments()
+        self._has_rendered = False
         self.fingerprint = f"diffusers:{self._fingerprint()}"
 
     def render(self, recipes: Sequence[Recipe]) -> list[Rendered]:
-        """See `Renderer.render`. All recipes must have the same number of images."""
+        """See `Renderer.render`. All recipes must have the same number of images.
+
+        Raises:
+            GeneratorError: the pipeline's pictures are not what was asked for.
+        """
         num_images = recipes[0].num_images
         with torch.inference_mode():
-            images_NCHW = self._pipeline(
+            made = self._pipeline(
                 prompt=[recipe.caption for recipe in recipes],
                 num_images_per_prompt=num_images,
                 generator=_generators(recipes),
                 output_type="pt",
                 **self._arguments_for(len(recipes)),
             ).images
+            images_NCHW = self._checked(made, num_images=len(recipes) * num_images)
             pixels_NCHW, finite_N = to_uint8(images_NCHW, self._settings.send_px)
         # One copy to the host for all of them.
         pixels = pixels_NCHW.cpu().contiguous().numpy()
@@ -70,6 +76,20 @@ class DiffusersRenderer:
     def close(self) -> None:
         """Let go of the model's memory."""
         self._pipeline = None
+
+    def _checked(self, made: Any, *, num_images: int) -> torch.Tensor:
+        """The pipeline's pictures, in [0, 1]; shapes are known without waiting for the device."""
+        asked = (num_images, 3, self._settings.render_px, self._settings.render_px)
+        found = tuple(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__
+        if found == asked:
+            self._has_rendered = True
+            return made
+        # From the first call on it is the model's way, and no restart will change it.
+        kind = GeneratorError if self._has_rendered else SetupError
+        raise kind(
+            f"images.model={self._settings.model} gave pictures of shape {found}, not {asked} "
+            f"(count, channels, height, width); {_mend(found, asked)}"
+        )
 
     def _supported_arguments(self) -> dict[str, Any]:
         known = inspect.signature(type(self._pipeline).__call__).parameters
@@ -102,6 +122,12 @@ class DiffusersRenderer:
             "settings": settings.model_dump(mode="json", include=_PIXEL_SETTINGS),
         }
         return fingerprint(parts)
+
+
+def _mend(found: tuple[int, ...] | str, asked: tuple[int, int, int, int]) -> str:
+    if len(found) == 4 and found[:2] == asked[:2] and found[2] == found[3]:
+        return f"set images.render_px={found[3]}"
+    return "name a text-to-image model that makes square RGB pictures"
 
 
 def _generators(recipes: Sequence[Recipe]) -> list[torch.Generator]:

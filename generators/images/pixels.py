@@ -2,6 +2,9 @@
 
 Imported by the engine child only: it needs torch.
 
+Diffusers clamps what its decoder gives to [0, 1] first, which keeps a NaN and turns an infinity
+into black or white; a picture of those alone is flat.
+
 N: pictures; C: channels; H, W: sides.
 """
 

@@ -115,7 +115,14 @@ class CaptionFilterConfig(Section):
     min_words: Count = 3
     max_words: Count = 40
     require_concept: bool = Field(True, description="The concept must be named in the caption.")
-    history: Count = Field(2**18, description="Captions remembered to refuse repeats.")
+    history: Count = Field(
+        2**18, description="Captions remembered to refuse repeats, about 140 bytes each."
+    )
+    max_rejected_share: ShareAboveZero = Field(
+        0.6,
+        description="More refused than this of a generator's last 512 captions is said loudly; "
+        "1: never.",
+    )
 
 
 class VllmConfig(Section):
@@ -187,8 +194,13 @@ class ImagesConfig(Section):
     channels_last: bool = False
     min_contrast: NonNegative = Field(
         2.0,
-        description="Quality gate: a group with an image whose pixel standard deviation (0-255) "
-        "is below this is discarded (blank or censored pictures).",
+        description="Quality gate: a group with an image none of whose channels has this standard "
+        "deviation (0-255) is discarded (blank or censored pictures).",
+    )
+    max_rejected_share: ShareAboveZero = Field(
+        0.2,
+        description="More refused than this of a generator's last 256 groups is said loudly; "
+        "1: never.",
     )
     rate_images_per_s: NonNegative = Field(
         0.0, description="synthetic: images a second and generator; 0 means as fast as it goes."

@@ -62,6 +62,8 @@ def plain_line(state: ConsoleState) -> str:
         f"waits groups {percent(scalars.get(metrics.WAIT_GROUPS))} credits "
         f"{percent(scalars.get(metrics.WAIT_CREDITS))} captions "
         f"{percent(scalars.get(metrics.WAIT_CAPTIONS))}",
+        f"refused captions {percent(scalars.get(metrics.CAPTIONS_REJECTED_SHARE))} groups "
+        f"{percent(scalars.get(metrics.GROUPS_REJECTED_SHARE))}",
     ]
     parts += [f"kNN {state.knn}"] if state.knn else []
     parts += [state.phase] if state.phase != "training" else []
@@ -136,6 +138,12 @@ def _sides(state: ConsoleState) -> Table:
         "per second",
         f"{number(get(metrics.GENERATOR_CAPTIONS))} captions",
         f"{number(get(metrics.TRAINER_STEPS))} steps",
+    )
+    table.add_row(
+        "refused",
+        f"captions {percent(get(metrics.CAPTIONS_REJECTED_SHARE))}, "
+        f"groups {percent(get(metrics.GROUPS_REJECTED_SHARE))}",
+        "",
     )
     table.add_row(
         "waiting",

@@ -1,7 +1,7 @@
 """Who waits for whom, and what to change about it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from online_synclr.monitor import metrics
@@ -43,7 +43,8 @@ def diagnose(scalars: Mapping[str, float], max_reuse: float | None = None) -> Hi
         return _both_wait(groups, credits)
     if groups >= NOTABLE and groups >= (vote or 0.0):
         spent = max_reuse is not None and scalars.get(metrics.POOL_REUSE, 0.0) >= max_reuse
-        return _trainers_wait(groups, captions or 0.0, reuse_spent=spent)
+        hint = _trainers_wait(groups, captions or 0.0, reuse_spent=spent)
+        return replace(hint, text=hint.text + _refused(hint.bottleneck, scalars))
     if credits >= NOTABLE:
         return _generators_wait(credits)
     if vote is not None and vote >= NOTABLE:
@@ -51,6 +52,16 @@ def diagnose(scalars: Mapping[str, float], max_reuse: float | None = None) -> Hi
     return Hint(
         "none", f"neither side waits more than {percent(NOTABLE)} of the time: the split fits"
     )
+
+
+def _refused(bottleneck: Bottleneck, scalars: Mapping[str, float]) -> str:
+    """What of the bottleneck's work is thrown away, where that is much."""
+    noun, metric = {
+        "captions": ("captions", metrics.CAPTIONS_REJECTED_SHARE),
+        "rendering": ("groups", metrics.GROUPS_REJECTED_SHARE),
+    }[bottleneck]
+    share = scalars.get(metric, 0.0)
+    return f"; {percent(share)} of its {noun} are refused" if share >= NOTABLE else ""
 
 
 def _trainers_wait(groups: float, captions: float, *, reuse_spent: bool) -> Hint:

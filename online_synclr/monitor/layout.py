@@ -60,10 +60,15 @@ LEARNING = Category(
     ),
 )
 CAPTIONS = Category(
-    "Captions",
+    "Captions and groups",
     (
         Chart("Distinct so far", (metrics.CAPTIONS_DISTINCT, metrics.CAPTIONS_CONCEPTS)),
         Chart("Rejected so far, by reason", pattern=r"^captions/rejected_.*$"),
+        Chart("Groups rejected so far, by reason", pattern=r"^groups/rejected_.*$"),
+        Chart(
+            "Share rejected lately",
+            (metrics.CAPTIONS_REJECTED_SHARE, metrics.GROUPS_REJECTED_SHARE),
+        ),
         Chart(
             "Shares that blur the classes",
             (metrics.CAPTIONS_SAME_CONCEPT, metrics.CAPTIONS_REPEATED),

@@ -118,6 +118,17 @@ _STREAM_DROPPED = _declare(
     "connections of strangers (`stranger_`), by reason.",
 )
 
+_GROUPS_REJECTED = _declare(
+    "groups/rejected_<reason>",
+    "groups",
+    "Rendered groups the quality gates refused so far, by reason.",
+)
+GROUPS_REJECTED_SHARE = _declare(
+    "groups/share_rejected",
+    "share",
+    "Refused of each live generator's last 256 groups; see images.max_rejected_share.",
+)
+
 POOL_GROUPS = _declare("pool/groups", "groups", "Groups held by all trainers.")
 POOL_BYTES = _declare("pool/bytes", "bytes", "Bytes of the images held by all trainers.")
 POOL_AGE = _declare("pool/mean_age_s", "s", "Mean time since the groups held arrived.")
@@ -152,6 +163,11 @@ CAPTIONS_RATE = _declare(
 )
 _CAPTIONS_REJECTED = _declare(
     "captions/rejected_<reason>", "captions", "Captions the filters refused so far, by reason."
+)
+CAPTIONS_REJECTED_SHARE = _declare(
+    "captions/share_rejected",
+    "share",
+    "Refused of each live generator's last 512 captions; see captions.filter.max_rejected_share.",
 )
 CAPTIONS_DISTINCT = _declare(
     "captions/distinct", "captions", "Different captions trained on so far: the classes seen."
@@ -231,6 +247,11 @@ def dropped(reason: str) -> str:
 def rejected_captions(reason: str) -> str:
     """`captions/rejected_<reason>`."""
     return _CAPTIONS_REJECTED.replace("<reason>", reason)
+
+
+def rejected_groups(reason: str) -> str:
+    """`groups/rejected_<reason>`."""
+    return _GROUPS_REJECTED.replace("<reason>", reason)
 
 
 def evictions_with_uses_left(uses: int) -> str:

@@ -3,9 +3,12 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from online_synclr.monitor.formats import duration, number, percent
 from online_synclr.run_folder import write_durably
+
+_MAX_FAILED_SHOWN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +20,13 @@ class Summary:
     side. Rates are means from the first step to the last. `group_uses` counts every use of a
     group in a batch; `groups_trained` those used at least once. kNN accuracies are shares of one,
     None where none was measured. `dropped`: groups, other messages and strangers' connections that
-    were not taken in, by reason. `generator_shares` are parts of the images rendered, by id;
-    `generator_models` names the models of each generator of the last attempt.
+    were not taken in, by reason. `captions_rejected` and `groups_gated`: what the generators
+    refused themselves, by reason; `quality_alarms`: what was said about it in the last attempt.
+    `generator_shares` are parts of the images rendered, by id; `generator_models` names the models
+    of each generator of the last attempt. `failures`: bad ends by generator, the first ones and the
+    latest: `time_s` (wall clock), `kind` ("failed": an engine; "silent": nothing was heard any
+    more; "out": the generator gave up), `incarnation`, `engine_start` (starts of its engine before
+    that one), `stream`, `message`.
     """
 
     steps: int
@@ -40,12 +48,17 @@ class Summary:
     time_to_first_step_s: float
     wall_s: float
     captions_accepted: int = 0
+    captions_rejected: dict[str, int] = field(default_factory=dict)
+    groups_rendered: int = 0
+    groups_gated: dict[str, int] = field(default_factory=dict)
+    quality_alarms: list[str] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
     trainer_waits: dict[str, float] = field(default_factory=dict)
     generator_waits: dict[str, float] = field(default_factory=dict)
     generator_shares: dict[str, float] = field(default_factory=dict)
     generator_models: dict[str, str] = field(default_factory=dict)
     generator_restarts: int = 0
+    failures: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     knn_before: float | None = None
     knn_after: float | None = None
     final_loss: float | None = None
@@ -112,6 +125,10 @@ class Summary:
             f"  run folder {run_dir}",
             f"  look at it tensorboard --logdir {run_dir / 'tb'}",
         ]
+        refused = self._refused()
+        if refused:
+            lines.insert(2, f"  refused    {refused}")
+        lines[-2:-2] = self._failed()
         if self.dropped:
             lines.insert(3, f"  dropped    {self._dropped()}")
         if self.synthetic_parts:
@@ -128,15 +145,42 @@ class Summary:
         return f"trainers {trainers}; generators {generators}"
 
     def _dropped(self) -> str:
-        most_first = sorted(self.dropped.items(), key=lambda item: -item[1])
-        named = ", ".join(f"{reason} {count}" for reason, count in most_first)
-        return f"{sum(self.dropped.values())} ({named})"
+        return f"{sum(self.dropped.values())} ({_most_first(self.dropped)})"
+
+    def _failed(self) -> list[str]:
+        """One line a generator that failed, for a few of them: how often, and its first failure."""
+        lines = [
+            f"  failed     {name}: {len(ends)} time{'s' if len(ends) > 1 else ''}, first: "
+            f"{ends[0]['message']}"
+            for name, ends in self.failures.items()
+            if ends
+        ]
+        more = len(lines) - _MAX_FAILED_SHOWN
+        rest = [f"  failed     {more} more generators, see summary.json"] if more > 0 else []
+        return lines[:_MAX_FAILED_SHOWN] + rest
+
+    def _refused(self) -> str:
+        """Shares of captions and groups that the generators refused, with reasons; or empty."""
+        kinds = [
+            ("captions", self.captions_accepted, self.captions_rejected),
+            ("groups", self.groups_rendered - sum(self.groups_gated.values()), self.groups_gated),
+        ]
+        return "; ".join(
+            f"{percent(refused / (passed + refused))} of the {noun} ({_most_first(by_reason)})"
+            for noun, passed, by_reason in kinds
+            if (refused := sum(by_reason.values()))
+        )
 
     def _headline(self) -> str:
         return (
             f"{self.steps} steps in {duration(self.wall_s)} ({self.ended_by}); first step after "
             f"{duration(self.time_to_first_step_s)}"
         )
+
+
+def _most_first(counts: dict[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{reason} {count}" for reason, count in ordered if count)
 
 
 def _causes(waits: dict[str, float], total: float) -> str:

@@ -210,6 +210,11 @@ def decode_body(body: bytes | memoryview) -> Message:
     return message
 
 
+def engine_start(stream: int) -> int:
+    """How many starts of the same generator's engine came before that of a stream's number."""
+    return stream // MAX_GENERATORS
+
+
 def peer_identity(hello: Hello) -> bytes:
     """A connection's name: one for each role of each start of each engine."""
     parts = (hello.generator_id, hello.role, str(hello.incarnation), str(hello.stream))

@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
+from online_synclr.stream.failures import Failure
 from online_synclr.stream.messages import Hello, PeerState
 
 Connection = Literal["alive", "ended", "failed", "silent"]
@@ -58,7 +59,8 @@ class PeerView:
 
     `counters` are cumulative: summed over the generator's engines; what only its supervisors
     report is summed over these; names ending in `_bytes` are of the newest report. `fingerprint`
-    names the models of the newest engine, empty before its HELLO.
+    names the models of the newest engine, empty before its HELLO. `failures`: its bad ends, oldest
+    first, bounded; their `at_s` is on the clock that reads `seen_at_s` now.
     """
 
     generator_id: str
@@ -72,6 +74,8 @@ class PeerView:
     discarded: int
     lost: int
     fingerprint: str = ""
+    failures: tuple[Failure, ...] = ()
+    seen_at_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,13 @@ The receiver feeds it frames and the time, and sends what it returns. Rules:
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from online_synclr.stream.admission import PlaceNumbers, Terms
 from online_synclr.stream.conduct import MAX_FAULTS, Conduct
 from online_synclr.stream.credits import CreditLedger
+from online_synclr.stream.ends import Ends
 from online_synclr.stream.errors import MalformedMessage
 from online_synclr.stream.frames import Buffer, unpack
 from online_synclr.stream.group import Group
@@ -96,6 +97,7 @@ class TrainerSide:
         self._peers = PeerBook()
         self._routes: dict[bytes, bytes] = {}
         self._conduct = Conduct()
+        self._ends = Ends(self._peers)
         self._malformed: Counter[str] = Counter()
         self._messages = 0
         self._taken = 0
@@ -196,9 +198,12 @@ class TrainerSide:
             # This process itself stood still; nobody can be blamed for that time.
             for _, peer in self._peers:
                 peer.last_heard_s = min(now_s, peer.last_heard_s + absent_s)
+        fell_silent = []
         for identity, peer in self._peers:
             if peer.connection == "alive" and now_s - peer.last_heard_s > self._silence_s:
                 self._leave(identity, peer, "silent")
+                fell_silent.append(peer)
+        self._ends.on_silence(fell_silent, now_s)
 
     def announce_end(self, reason: str, *, final: bool = True) -> list[Outgoing]:
         """Ask everyone to stop; no credits from now on."""
@@ -209,7 +214,10 @@ class TrainerSide:
 
     def views(self, now_s: float) -> list[PeerView]:
         """One view a generator, in order of first appearance."""
-        return self._peers.views(now_s)
+        return [
+            replace(view, failures=self._ends.of(view.generator_id), seen_at_s=now_s)
+            for view in self._peers.views(now_s)
+        ]
 
     def counters(self) -> ReceiverCounters:
         """Totals over all peers."""
@@ -273,6 +281,7 @@ class TrainerSide:
         peer = self._peers.get(identity)
         if peer is not None:
             peer.first_error = peer.first_error or reason
+            self._ends.on_error(peer, reason, peer.hello.stream)
             self._leave(identity, peer, "failed")
         return [Outgoing(route, Reject(reason=reason))]
 
@@ -416,6 +425,7 @@ class TrainerSide:
     def _on_error(self, identity: bytes, peer: Peer, error: Error) -> None:
         if peer.first_error is None:
             peer.first_error = error.message
+        self._ends.on_error(peer, error.message, error.stream)
         if peer.hello.role == "engine":
             self._leave(identity, peer, "failed")
             return
