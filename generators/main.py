@@ -22,7 +22,9 @@ from generators.role import GeneratorRole
 from generators.spec import EngineSpec
 from generators.supervisor import Supervisor
 from online_synclr.config.schema import EMBEDDED, Config
+from online_synclr.stop_signals import stop_signals
 from online_synclr.stream.messages import Hello
+from online_synclr.stream.socket_folder import remove_abandoned
 
 __all__ = ["GeneratorRole", "run_generator"]
 
@@ -49,6 +51,9 @@ def run_generator(config: Config, role: GeneratorRole) -> int:
         return _supervise(supervisor)
     finally:
         control.close(_GOODBYE_S)
+        # A trainer of this host that was killed left its socket behind; this may be the last
+        # process of the job.
+        remove_abandoned()
 
 
 def start_engine(
@@ -92,14 +97,13 @@ def _wait(supervisor: Supervisor, wakeup_fd: int, pause_s: float) -> None:
 
 @contextlib.contextmanager
 def _signals(stop: Callable[[int], None]) -> Iterator[int]:
-    """Route SIGTERM and SIGINT to `stop`; gives a descriptor that is readable after a signal."""
+    """Route stop signals to `stop`; gives a descriptor that is readable after a signal."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("run_generator must be called from the main thread")
     previous = {
-        number: signal.signal(number, lambda caught, _: stop(caught))
-        for number in (signal.SIGTERM, signal.SIGINT)
+        number: signal.signal(number, lambda caught, _: stop(caught)) for number in stop_signals()
     }
     previous_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:
