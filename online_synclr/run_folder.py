@@ -63,6 +63,11 @@ class RunFolder:
         """Where the trainers listen; one line each, for generators outside torchrun."""
         return self.root / "addresses.json"
 
+    @property
+    def attempts(self) -> Path:
+        """One JSON line for each start of the run."""
+        return self.root / "attempts.jsonl"
+
     def create(self) -> None:
         """Make the folder and its sub-folders."""
         for folder in (self.root, self.checkpoints, self.samples, self.logs):

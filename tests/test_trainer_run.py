@@ -28,7 +28,6 @@ from online_synclr.stream.sender import Sender
 from online_synclr.topology import Member, RankEnv, Roster
 from tests.tiny_objective import tiny_config
 from tests.tiny_step import ALONE, SIDE_PX, tiny_group
-from trainer import step_meter
 from trainer.assembly import build_step
 from trainer.distributed import check_own_gpus
 from trainer.main import run_trainer
@@ -197,8 +196,9 @@ def test_a_diverged_loss_tells_the_generators_and_writes_no_checkpoint(
         return replace(parts, total=parts.total * math.nan) if arguments[-1] >= 3 else parts
 
     monkeypatch.setattr(Objective, "losses", break_from_step_3)
-    monkeypatch.setattr(step_meter, "MAX_CONSECUTIVE", 3)
     config = make_config(tmp_path / "run", steps=1000)
+    trainer = config.trainer.model_copy(update={"max_non_finite_steps": 3})
+    config = config.model_copy(update={"trainer": trainer})
     code, summary, _ = play(config)
     assert code == 1
     assert summary.ended_by.startswith("the loss diverged; the last 3 steps")

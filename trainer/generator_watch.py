@@ -79,6 +79,15 @@ class GeneratorWatch:
         ends = ", ".join(f"{peer.generator_id} {peer.connection}" for peer in peers)
         return f"generators: {ends or 'none was ever heard of'}"
 
+    def shortage(self) -> str:
+        """The generators that serve this trainer, each with why no groups of it are here."""
+        peers = self.peers()
+        named = [_why_short(peer) for peer in peers]
+        absent = self._num_expected - len(peers)
+        if absent > 0:
+            named.append(f"{absent} not heard of yet")
+        return ", ".join(named) or "no generator was ever heard of"
+
     def lines(self) -> list[GeneratorLine]:
         """One line a generator, for the console."""
         return [_line(peer) for peer in self.peers()]
@@ -109,6 +118,14 @@ def num_serving(config: Config, *, num_generators: int, num_trainers: int, train
         trainer in choose_trainers(num_trainers, fan_out, position)
         for position in range(num_generators)
     )
+
+
+def _why_short(peer: PeerView) -> str:
+    if peer.connection == "silent":
+        return f"{peer.generator_id} silent for {peer.silent_for_s:.0f} s"
+    state = peer.state if peer.connection == "alive" else peer.connection
+    error = f" ({peer.first_error})" if peer.first_error else ""
+    return f"{peer.generator_id} {state}{error}"
 
 
 def _line(peer: PeerView) -> GeneratorLine:

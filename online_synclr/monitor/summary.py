@@ -18,6 +18,8 @@ class Summary:
     group in a batch; `groups_trained` those used at least once. kNN accuracies are shares of one,
     None where none was measured. `dropped`: groups, other messages and strangers' connections that
     were not taken in, by reason. `generator_shares` are parts of the images rendered, by id.
+    What an attempt did after its last checkpoint, and died, is in no count but `thrown_away_steps`
+    (to the last logged step): the next attempt starts from the checkpoint's counts.
     """
 
     steps: int
@@ -44,6 +46,9 @@ class Summary:
     generator_waits: dict[str, float] = field(default_factory=dict)
     generator_shares: dict[str, float] = field(default_factory=dict)
     generator_restarts: int = 0
+    attempts: int = 1
+    thrown_away_steps: int = 0
+    checkpoints_failed: int = 0
     knn_before: float | None = None
     knn_after: float | None = None
     final_loss: float | None = None
@@ -112,6 +117,14 @@ class Summary:
         ]
         if self.dropped:
             lines.insert(3, f"  dropped    {self._dropped()}")
+        if self.attempts > 1:
+            lines.insert(
+                -2,
+                f"  attempts   {self.attempts}; {self.thrown_away_steps} steps were lost with the "
+                "ends of killed ones and taken again",
+            )
+        if self.checkpoints_failed:
+            lines.insert(-2, f"  disk       {self.checkpoints_failed} checkpoints not written")
         if self.synthetic_parts:
             lines.insert(
                 1, f"  SYNTHETIC ENGINES, not a real run: {', '.join(self.synthetic_parts)}"
