@@ -1,13 +1,11 @@
 """Checkpoints: bit-exact continuation, atomic files, the last K, clear refusals."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import torch.distributed as dist
 from online_synclr.config import Config, ConfigError
 from online_synclr.paths import PROJECT_DIR
 from online_synclr.run_folder import incarnation_of
+from tests.full_disk import files_end_at
 from tests.rank_pool import RankPool
 from tests.test_trainer_run import make_role
 from tests.tiny_objective import tiny_config
@@ -256,17 +255,6 @@ def test_a_checkpoint_can_run_no_code(tmp_path: Path) -> None:
     torch.save({"evil": Path}, folder / "checkpoint.pt")
     with pytest.raises(Exception, match=r"[Ww]eights"):
         checkpoint_files.parse_file(checkpoint_files.complete_file(folder))
-
-
-@contextmanager
-def files_end_at(num_bytes: int) -> Iterator[None]:
-    """Writing beyond fails with OSError, as on a disk that fills up half-way."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_fills_up_half_way_is_an_os_error(tmp_path: Path) -> None:
