@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import IO
 from online_synclr.config import ConfigError
 
 INCARNATION_NAME = "incarnation"
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+"""Names that `write_durably` and the pictures use before they rename."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,13 @@ class RunFolder:
         """Make the folder and its sub-folders."""
         for folder in (self.root, self.checkpoints, self.samples, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove what dead attempts were about to rename; call it with the lock held."""
+        for folder in (self.root, self.samples):
+            for path in folder.iterdir():
+                if _TEMPORARY.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def run_id(self) -> str:
         """The run's identity: made once, kept by every later attempt."""
