@@ -1,6 +1,7 @@
 """What must hold in a run folder after a job whose ranks were killed."""
 
 import importlib.util
+import logging
 import statistics
 import subprocess
 import sys
@@ -62,6 +63,8 @@ def logged_wrongly(folder: RunFolder, steps: int) -> list[str]:
     """Steps that metrics.jsonl or TensorBoard lack or have twice."""
     wanted = list(range(1, steps + 1))
     rows = [row["step"] for row in read_jsonl(folder.metrics) if metrics.LOSS_TOTAL in row]
+    # It tells of every resume, at length.
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
     board = EventAccumulator(str(folder.tensorboard), size_guidance={"scalars": 0})
     board.Reload()
     shown = sorted(event.step for event in board.Scalars(metrics.LOSS_TOTAL))
@@ -73,10 +76,18 @@ def logged_wrongly(folder: RunFolder, steps: int) -> list[str]:
 
 
 def counted_wrongly(
-    summary: Summary, *, steps: int, batch_groups: int, attempts: int, thrown_away_steps: int
+    summary: Summary,
+    *,
+    steps: int,
+    batch_groups: int,
+    attempts: int,
+    thrown_away_steps: int,
+    max_reuse: int,
 ) -> list[str]:
     """What of the summary is not what was seen from outside."""
     wrong = summary.check_identities()
+    if summary.group_uses > max_reuse * summary.groups_trained:
+        wrong.append(f"{summary.group_uses} uses of {summary.groups_trained} groups, too many")
     expected = {
         "steps": steps,
         "group_uses": steps * batch_groups,

@@ -36,13 +36,17 @@ from tests.killed_job import POLL_S, Job
 NUM_TRAINERS = NUM_GENERATORS = 2
 BATCH_GROUPS = 12
 CHECKPOINT_STEPS = 5
+MAX_REUSE = 4
 SETTINGS = (
     f"trainer.batch_groups={BATCH_GROUPS}",
+    f"pool.max_reuse={MAX_REUSE}",
     f"trainer.checkpoint={{every_steps: {CHECKPOINT_STEPS}, keep: 3}}",
     # Large heads: a checkpoint takes long enough to be met, at little work a step.
     "trainer.contrastive={projector_hidden: 1024, predictor_hidden: 1024, out_dim: 64}",
     "images.rate_images_per_s=40",
     "stream.heartbeat_s=0.5",
+    # Generators wait for the credits of a dead trainer during half of it before they leave.
+    "generators.goodbye_s=6",
 )
 
 
@@ -176,10 +180,12 @@ def report_curve(curve: dict[int, float], kills: list[Kill]) -> None:
     mean, deviation = usual_steps(curve, resumed)
     inside = [s for s in resumed if WINDOW_STEPS <= s <= len(curve) - WINDOW_STEPS]
     worst = max((step_after(curve, step) for step in inside), default=float("nan"))
-    print(f"loss {curve[1]:.2f} at step 1, {curve[len(curve)]:.2f} at the end; mean of")
+    fallen = min((curve[1] - curve[step] for step in inside), default=float("nan"))
     print(
+        f"loss {curve[1]:.2f} at step 1, {curve[len(curve)]:.2f} at the end; mean of "
         f"{WINDOW_STEPS} steps after less mean of {WINDOW_STEPS} before: {mean:+.3f} (s.d. "
-        f"{deviation:.3f}) away from resumes, at most {worst:+.3f} at the {len(inside)} resumes"
+        f"{deviation:.3f}) away from resumes, at most {worst:+.3f} at the {len(inside)} resumes; "
+        f"lost weights would show as {fallen:+.2f} or more"
     )
 
 
@@ -213,6 +219,7 @@ def run(num_kills: int, num_writing: int, steps: int, seed: int, folder: Path) -
         batch_groups=BATCH_GROUPS,
         attempts=num_kills + 1,
         thrown_away_steps=sum(kill.steps_lost for kill in kills),
+        max_reuse=MAX_REUSE,
     )
     wrong += curve_breaks(curve, [kill.resumed_at for kill in kills])
     wrong += left_over(job, tmp_dir, shm_before)
