@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,16 @@ def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:
     with folder.lock(), pytest.raises(ConfigError, match="in use"):
         folder.lock()
     folder.lock().close()
+
+
+def test_a_lock_is_waited_for_while_its_holder_leaves(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.create()
+    held = folder.lock()
+    leaving = threading.Timer(0.3, held.close)
+    leaving.start()
+    folder.lock(patience_s=60.0).close()
+    leaving.join()
 
 
 def test_a_killed_process_lets_the_folder_go(tmp_path: Path) -> None:
