@@ -165,7 +165,7 @@ def check_kills(kills: list[Kill], num_writing: int) -> list[str]:
 def left_over(job: Job, tmp_dir: Path, shm_before: set[str]) -> list[str]:
     """Whatever the job left behind beside its run folder's own files."""
     root = job.folder.root
-    files = [*tmp_dir.glob("osynclr-*"), *root.glob(".*.tmp"), *root.glob("checkpoints/.*.tmp")]
+    files = [*tmp_dir.glob("osynclr-*"), *root.glob(".*.tmp"), *root.glob("checkpoints/.*")]
     shm = set(os.listdir("/dev/shm")) - shm_before
     return [
         *(f"process left over: {line}" for line in job.left_over()),

@@ -528,6 +528,7 @@ def test_the_next_attempt_removes_what_a_dead_one_left_half_written(tmp_path: Pa
     folder = tmp_path / "checkpoints"
     whole = checkpoint_files.write_checkpoint(folder, 3, {"a": 1}, {})
     (folder / ".step_00000009.123.tmp").mkdir()
+    (folder / ".step_00000001.123.old").mkdir()
     assert checkpoint.choose(config) == whole
     assert [path.name for path in folder.iterdir()] == [whole.name]
 

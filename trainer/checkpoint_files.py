@@ -1,6 +1,7 @@
 """Checkpoints on disk: written whole or not at all, the newest complete one found, the last K kept.
 
-    checkpoints/.step_00001000.<pid>.tmp/   being written, or being deleted
+    checkpoints/.step_00001000.<pid>.tmp/   being written
+    checkpoints/.step_00001000.<pid>.old/   being deleted
     checkpoints/step_00001000/checkpoint.pt complete: renamed after everything in it was synced
     checkpoints/damaged_step_00001000/      was complete once and cannot be read any more
 
@@ -23,7 +24,7 @@ from online_synclr.config import ConfigError
 
 FILE_NAME = "checkpoint.pt"
 _COMPLETE = re.compile(r"step_(\d{8,})")
-_PARTIAL = re.compile(r"\.step_\d{8,}\.\d+\.tmp")
+_PARTIAL = re.compile(r"\.step_\d{8,}\.\d+\.(tmp|old)")
 
 
 def write_checkpoint(
@@ -42,7 +43,7 @@ def write_checkpoint(
     final = folder / f"step_{step:08d}"
     if is_complete(final):
         return final
-    partial = _partial_of(final)
+    partial = _hidden(final, "tmp")
     folder.mkdir(parents=True, exist_ok=True)
     remove_partial(folder)
     try:
@@ -65,7 +66,7 @@ def prune(folder: Path, keep: int) -> None:
     """
     for path in complete_checkpoints(folder)[:-keep]:
         with contextlib.suppress(OSError):
-            shutil.rmtree(path.replace(_partial_of(path)))
+            shutil.rmtree(path.replace(_hidden(path, "old")))
 
 
 def remove_partial(folder: Path) -> None:
@@ -176,8 +177,8 @@ def _write_all(partial: Path, state: dict[str, Any], texts: Mapping[str, str]) -
     _sync_folder(partial)
 
 
-def _partial_of(final: Path) -> Path:
-    return final.with_name(f".{final.name}.{os.getpid()}.tmp")
+def _hidden(final: Path, kind: str) -> Path:
+    return final.with_name(f".{final.name}.{os.getpid()}.{kind}")
 
 
 @contextlib.contextmanager
