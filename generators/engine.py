@@ -36,6 +36,7 @@ from generators.lifeline import die_with_parent, end_everything, watch_parent
 from generators.render_loop import RenderLoop
 from generators.reports import ReportWriter
 from generators.spec import EngineSpec
+from online_synclr.stop_signals import stop_signals
 from online_synclr.stream.errors import StreamRejected
 from online_synclr.stream.messages import Hello, PeerState, engine_start
 from online_synclr.stream.sender import Sender
@@ -48,7 +49,8 @@ def main(argv: Sequence[str]) -> int:
     spec_path, lifeline_fd, report_fd = argv
     die_with_parent()
     stop = StopRequest()
-    signal.signal(signal.SIGTERM, lambda *_: stop.ask())
+    for number in stop_signals():
+        signal.signal(number, lambda *_: stop.ask())
     watch_parent(int(lifeline_fd), on_stop=stop.ask, on_parent_gone=end_everything)
     reports = ReportWriter(int(report_fd))
     first_start, spec = False, None

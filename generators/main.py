@@ -21,6 +21,7 @@ from generators.spec import EngineSpec
 from generators.supervisor import Outcome, Supervisor
 from online_synclr.config.schema import EMBEDDED, Config
 from online_synclr.stream.messages import Hello
+from online_synclr.stream.socket_folder import remove_abandoned
 
 __all__ = ["GeneratorRole", "run_generator"]
 
@@ -66,6 +67,9 @@ def _play(
         return supervisor
     finally:
         control.close(_GOODBYE_S)
+        # A trainer of this host that was killed left its socket behind; this may be the last
+        # process of the job.
+        remove_abandoned()
 
 
 def start_engine(

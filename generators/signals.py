@@ -1,10 +1,12 @@
-"""SIGTERM and SIGINT as a request to leave, for loops that wait on descriptors."""
+"""Stop signals as a request to leave, for loops that wait on descriptors."""
 
 import contextlib
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+
+from online_synclr.stop_signals import stop_signals
 
 
 @contextlib.contextmanager
@@ -19,8 +21,7 @@ def leave_on_signal(leave: Callable[[int], None]) -> Iterator[int]:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     previous = {
-        number: signal.signal(number, lambda caught, _: leave(caught))
-        for number in (signal.SIGTERM, signal.SIGINT)
+        number: signal.signal(number, lambda caught, _: leave(caught)) for number in stop_signals()
     }
     previous_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:

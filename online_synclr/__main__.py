@@ -23,6 +23,7 @@ from online_synclr.commands.keys import make_keys
 from online_synclr.commands.parser import Parser
 from online_synclr.config import Config, ConfigError, check, load_config, resolved_yaml
 from online_synclr.launch import check_concept_bank
+from online_synclr.launcher_death import leave_with_launcher
 from online_synclr.paths import CONFIGS_DIR
 from online_synclr.topology import (
     RankEnv,
@@ -168,6 +169,7 @@ def _run(config: Config, env: RankEnv, launch_time: float) -> int:
             f"topology asks for {ranks} ranks but this is one process without torchrun; launch "
             f"torchrun --nproc_per_node={ranks} -m online_synclr ..., or add --dry-run."
         )
+    leave_with_launcher()
     try:
         return run_rank(config, env, launch_time)
     except RankFailedError as error:

@@ -139,7 +139,8 @@ def _set_up_run(place: "_Place", stack: ExitStack) -> RunIdentity:
     folder = RunFolder(place.config.run.dir)
     try:
         folder.create()
-        stack.enter_context(folder.lock())
+        stack.enter_context(folder.lock(patience_s=place.config.run.grace_s))
+        folder.remove_leftovers()
         write_durably(folder.config, resolved_yaml(place.config))
         make_run_keys(place.config, one_host=place.roster.one_host)
         identity = RunIdentity(folder.run_id(), folder.raise_incarnation(_seeds_used(place)))

@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import re
 import secrets
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -10,6 +12,9 @@ from typing import IO
 from online_synclr.config import ConfigError
 
 INCARNATION_NAME = "incarnation"
+LOCK_POLL_S = 0.2
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+"""Names that `write_durably` and the pictures use before they rename."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +68,22 @@ class RunFolder:
         """Where the trainers listen; one line each, for generators outside torchrun."""
         return self.root / "addresses.json"
 
+    @property
+    def attempts(self) -> Path:
+        """One JSON line for each start of the run."""
+        return self.root / "attempts.jsonl"
+
     def create(self) -> None:
         """Make the folder and its sub-folders."""
         for folder in (self.root, self.checkpoints, self.samples, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove what dead attempts were about to rename; call it with the lock held."""
+        for folder in (self.root, self.samples):
+            for path in folder.iterdir():
+                if _TEMPORARY.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def run_id(self) -> str:
         """The run's identity: made once, kept by every later attempt."""
@@ -89,21 +106,34 @@ class RunFolder:
         write_durably(path, str(incarnation))
         return incarnation
 
-    def lock(self) -> IO[str]:
+    def lock(self, patience_s: float = 0.0) -> IO[str]:
         """Hold the folder for this process; the lock goes when the file is closed or it dies.
+
+        Waits up to `patience_s` for whoever holds it: ranks whose torchrun was killed are still
+        leaving when the job is started again.
 
         Raises:
             ConfigError: another run holds it.
         """
         handle = (self.root / "lock").open("w", encoding="utf-8")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            handle.close()
-            raise ConfigError(
-                f"run.dir={self.root} is in use by another run; wait for it or name another folder."
-            ) from None
+        deadline_s = time.monotonic() + patience_s
+        while not _try_lock(handle):
+            if time.monotonic() >= deadline_s:
+                handle.close()
+                raise ConfigError(
+                    f"run.dir={self.root} is in use by another run; wait for it or name another "
+                    "folder."
+                )
+            time.sleep(LOCK_POLL_S)
         return handle
+
+
+def _try_lock(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def incarnation_of(checkpoint: Path) -> int:

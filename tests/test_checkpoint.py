@@ -1,13 +1,11 @@
 """Checkpoints: bit-exact continuation, atomic files, the last K, clear refusals."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import torch.distributed as dist
 from online_synclr.config import Config, ConfigError
 from online_synclr.paths import PROJECT_DIR
 from online_synclr.run_folder import incarnation_of
+from tests.full_disk import files_end_at
 from tests.rank_pool import RankPool
 from tests.test_trainer_run import make_role
 from tests.tiny_objective import tiny_config
@@ -25,6 +24,7 @@ from tests.tiny_step import ALONE, CPU, tiny_batch, tiny_group, tiny_step, weigh
 from trainer import checkpoint, checkpoint_files, checkpoint_reading
 from trainer.distributed import Trainers
 from trainer.intake import Intake, build_intake
+from trainer.save_record import SaveRecord
 from trainer.step import TrainStep
 from trainer.totals import Totals
 from trainer.writer import CheckpointWriter
@@ -257,17 +257,6 @@ def test_a_checkpoint_can_run_no_code(tmp_path: Path) -> None:
         checkpoint_files.parse_file(checkpoint_files.complete_file(folder))
 
 
-@contextmanager
-def files_end_at(num_bytes: int) -> Iterator[None]:
-    """Writing beyond fails with OSError, as on a disk that fills up half-way."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_disk_that_fills_up_half_way_is_an_os_error(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     state = {"data": torch.zeros(2**18)}
@@ -295,6 +284,7 @@ def test_a_checkpoint_that_could_not_be_written_is_never_called_saved(
         trainers=ALONE,
         reporter=FakeReporter(),  # type: ignore[arg-type]
         restored=checkpoint.Restored(),
+        saves=SaveRecord(),
         say=said.append,
     )
     monkeypatch.setattr(writer, "totals", lambda merged: Totals())
@@ -302,9 +292,12 @@ def test_a_checkpoint_that_could_not_be_written_is_never_called_saved(
         full_disk.setattr(checkpoint, "save", fail)
         assert not writer.save(2)
         assert not writer.save(2), "leaving at the same step must not report success"
-    assert said == ["the checkpoint of step 2 could not be written: No space left on device"]
+        assert not writer.save(3)
+    assert len(said) == 1, "the onset alone"
+    assert said[0].startswith("THE CHECKPOINT OF STEP 2 COULD NOT BE WRITTEN: No space left")
     assert writer.save(4)
     assert writer.save(4)
+    assert said[1:] == ["the checkpoint of step 4 is written; 2 before it could not be"]
 
 
 class FakeReporter:
@@ -404,8 +397,144 @@ def test_each_rank_continues_from_its_own_state(ranks: RankPool, tmp_path: Path)
                 assert torch.equal(value, wanted[name]), name
         assert [received for _, received in results] == [4, 5]
 
+
+# --- another number of trainers ------------------------------------------------------------------
+
+
+def everything(train: TrainStep) -> dict[str, torch.Tensor]:
+    """All weights, and the optimiser's state by name."""
+    return weights(train) | dict(flatten("optimizer", train.optimizer.state_dict()))
+
+
+def flatten(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from flatten(f"{name}.{key}", part)
+    elif isinstance(value, torch.Tensor):
+        yield name, value.clone()
+
+
+def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    assert sum(name.startswith("optimizer.") for name in wanted) > 20
+    for name, value in wanted.items():
+        assert torch.equal(found[name], value), name
+
+
+def save_from_two(run_dir: Path) -> tuple[dict[str, torch.Tensor], bytes]:
+    trainers = two_trainers()
+    config = make_config(run_dir)
+    torch.manual_seed(40 + trainers.index)
+    train, intake = tiny_step(config, trainers), make_intake(config, trainers)
+    for number in range(4 + trainers.index):
+        intake.credits_to_issue(1)
+        intake.insert(tiny_group(config, number))
+    run_steps(train, config, 0, 2, trainers)
+    save(run_dir, config, 2, train, intake, trainers)
+    return everything(train), torch.get_rng_state().numpy().tobytes()
+
+
+def restore_on_two(run_dir: Path, **changes: Any) -> tuple[dict[str, torch.Tensor], int, float]:
+    trainers = two_trainers()
+    config = make_config(run_dir, resize_on_resume=True)
+    train, intake = tiny_step(config, trainers), make_intake(config, trainers)
+    torch.manual_seed(70 + trainers.index)
+    path = checkpoint.choose(config) if trainers.is_first else None
+    restored = checkpoint.restore(
+        path, config=config, train=train, intake=intake, trainers=trainers
+    )
+    found = everything(train)
+    run_steps(train, config, restored.step, restored.step + 1, trainers)
+    return found, intake.counters().received, torch.rand(()).item()
+
+
+def test_two_trainers_become_one(ranks: RankPool, tmp_path: Path) -> None:
+    (wanted, _), (other, _) = ranks.run(save_from_two, tmp_path)
+    assert_equal(other, wanted)
+    config = make_config(tmp_path, resize_on_resume=True)
+    train, intake = tiny_step(config), make_intake(config)
+    torch.manual_seed(70)
+    before = torch.get_rng_state()
+    restored = checkpoint.restore(
+        checkpoint.choose(config), config=config, train=train, intake=intake, trainers=ALONE
+    )
+    assert restored.step == 2
+    assert_equal(everything(train), wanted)
+    assert intake.counters().received == 9, "one trainer counts on for both"
+    assert torch.equal(torch.get_rng_state(), before), "seeded for this start, as it was"
+    run_steps(train, config, 2, 3, ALONE)
+
+
+def test_one_trainer_becomes_two(ranks: RankPool, tmp_path: Path) -> None:
     config = make_config(tmp_path)
     train, intake = tiny_step(config), make_intake(config)
-    path = checkpoint.choose(config)
-    checkpoint.restore(path, config=config, train=train, intake=intake, trainers=ALONE)
-    assert intake.counters().received == 9, "one trainer counts on for both"
+    use_intake(intake, config, 14)
+    run_steps(train, config, 0, 2, ALONE)
+    save(tmp_path, config, 2, train, intake)
+    wanted = everything(train)
+    (first, received, draw), (second, none, other_draw) = ranks.run(restore_on_two, tmp_path)
+    assert_equal(first, wanted)
+    assert_equal(second, wanted)
+    assert (received, none) == (14, 0), "trainer 0 counts for all"
+    assert draw != other_draw, "drop path draws differ between the trainers"
+
+
+def test_another_number_of_trainers_is_refused_unless_asked_for(
+    ranks: RankPool, tmp_path: Path
+) -> None:
+    ranks.run(save_from_two, tmp_path)
+    for changes, said in (
+        ({}, r"of 2 trainers and this run has 1; set trainer\.resize_on_resume=true"),
+        (
+            {"resize_on_resume": True, "batch_groups": 8},
+            r"keeps the global batch, but trainer\.batch_groups was 6 and is 8",
+        ),
+    ):
+        config = make_config(tmp_path, **changes)
+        with pytest.raises(ConfigError, match=said) as caught:
+            checkpoint.restore(
+                checkpoint.choose(config),
+                config=config,
+                train=tiny_step(config),
+                intake=make_intake(config),
+                trainers=ALONE,
+            )
+        assert "\n" not in str(caught.value)
+
+
+# --- leftovers and damage ------------------------------------------------------------------------
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    folder = tmp_path / "checkpoints"
+    good = checkpoint_files.write_checkpoint(folder, 3, {"a": torch.ones(1000)}, {})
+    bad = checkpoint_files.write_checkpoint(folder, 5, {"a": torch.ones(1000)}, {})
+    data = bytearray((bad / "checkpoint.pt").read_bytes())
+    data[data.index(torch.ones(1000).numpy().tobytes()) + 1234] ^= 1
+    (bad / "checkpoint.pt").write_bytes(data)
+    assert checkpoint_files.is_complete(bad), "nothing but the checksums can tell"
+    said: list[str] = []
+    assert checkpoint.choose(config, say=said.append) == good
+    assert said == [
+        "checkpoint step_00000005 is damaged; it is kept as damaged_step_00000005 and not used"
+    ]
+    again = checkpoint_files.write_checkpoint(folder, 5, {"a": torch.ones(1000)}, {})
+    assert checkpoint_files.is_intact(again), "the step is saved anew"
+
+
+def test_the_next_attempt_removes_what_a_dead_one_left_half_written(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    folder = tmp_path / "checkpoints"
+    whole = checkpoint_files.write_checkpoint(folder, 3, {"a": 1}, {})
+    (folder / ".step_00000009.123.tmp").mkdir()
+    (folder / ".step_00000001.123.old").mkdir()
+    assert checkpoint.choose(config) == whole
+    assert [path.name for path in folder.iterdir()] == [whole.name]
+
+
+def test_a_failed_write_gives_its_room_back(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    with files_end_at(2**19), pytest.raises(OSError, match="File too large"):
+        checkpoint_files.write_checkpoint(folder, 2, {"data": torch.zeros(2**18)}, {})
+    assert list(folder.iterdir()) == []

@@ -149,6 +149,7 @@ def test_wrong_settings_are_named(override: str, sentence: str, demo: Path) -> N
         (["pool.max_bytes=100000"], "pool.max_bytes"),
         (["pool.error_buffer=0.5"], "pool.error_buffer"),
         (["trainer.crops.global_px=60"], "trainer.crops.global_px"),
+        (["run.grace_s=30"], "run.grace_s=30 is not below the 30 s"),
     ],
 )
 def test_contradictions_are_refused(

@@ -8,7 +8,7 @@ from online_synclr.config import Config
 from online_synclr.stream.errors import StreamError
 from online_synclr.stream.peers import PeerView
 from tests.report_helpers import make_view
-from trainer import first_trainer, generator_watch
+from trainer import generator_watch
 from trainer.figures import Figures
 from trainer.first_trainer import FirstTrainer
 from trainer.generator_watch import REFRESH_S, GeneratorWatch, num_serving
@@ -122,6 +122,20 @@ class FakeMonitor:
         self.phases.append(phase)
 
 
+def test_a_shortage_names_the_generators_and_why() -> None:
+    watch = GeneratorWatch(
+        FakeReceiver(
+            make_view("g0", state="loading"),
+            make_view("g1", connection="silent", silent_for_s=42.4),
+            make_view("g2", connection="failed", first_error="out of memory"),
+        ),
+        5,
+    )
+    named = "g0 loading, g1 silent for 42 s, g2 failed (out of memory), 2 not heard of yet"
+    assert watch.shortage() == named
+    assert GeneratorWatch(FakeReceiver(), 0).shortage() == "no generator was ever heard of"
+
+
 def first_trainer_of(monitor: FakeMonitor, watch: GeneratorWatch) -> FirstTrainer:
     unused: Any = None
     return FirstTrainer(
@@ -130,28 +144,26 @@ def first_trainer_of(monitor: FakeMonitor, watch: GeneratorWatch) -> FirstTraine
         figures=Figures(Config(), Totals()),
         probe=unused,
         backbone=unused,
-        watch=watch,
+        watch=GeneratorWatch(FakeReceiver(make_view(state="loading")), 1),
         start_step=0,
     )
 
 
-def test_a_starved_trainer_is_named_once_every_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr(first_trainer.time, "monotonic", lambda: now[0])
+def test_starved_trainers_are_named_with_their_own_generators() -> None:
     monitor = FakeMonitor()
     watch = GeneratorWatch(FakeReceiver(make_view(state="loading")), 1)
     first = first_trainer_of(monitor, watch)
-    starve_s = Config().trainer.starve_s
-    for second in range(1, 76):
-        now[0] = float(second)
-        first.show_waiting(3, Decision(Action.WAIT, missing=(1, 2), longest_wait_s=now[0]))
-    assert len(monitor.phases) == 75
-    assert monitor.phases[0] == "waiting for groups (trainers 1, 2)"
-    assert len(monitor.events) == 2, f"at {starve_s} s and {2 * starve_s} s"
-    assert monitor.events[0].startswith("trainers 1, 2 short of groups for 0:00:30; ")
+    decision = Decision(Action.WAIT, missing=(1, 2), longest_wait_s=30.0)
+    first.show_waiting(3, decision)
+    assert monitor.phases == ["waiting for groups (trainers 1, 2)"]
+    first.name_shortage(decision, ["g1 silent for 31 s", "g2 loading"])
+    assert monitor.events == [
+        "trainers 1, 2 short of groups for 0:00:30; trainer 1: g1 silent for 31 s; "
+        "trainer 2: g2 loading"
+    ]
 
 
-def test_a_run_that_waits_because_all_is_refused_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_waits_because_all_is_refused_says_so() -> None:
     """No step comes then, and no report of all trainers that could tell it."""
     monitor = FakeMonitor()
     refused = {"groups_rendered": 200.0, "gated/non_finite": 200.0}

@@ -137,6 +137,7 @@ def test_counts_go_on_after_a_resume_and_add_up() -> None:
     counters = second.counters()
     assert (counters.received, counters.trained, counters.group_uses) == (10, 6, 6)
     assert counters.evicted_unused == 2
+    assert sum(counters.evicted_by_uses_left.values()) == 2, "also by the uses they had left"
     assert counters.received == counters.trained + counters.evicted_unused + counters.left
 
 

@@ -120,10 +120,13 @@ def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     first = open_monitor(tmp_path)
     for step in (1, 2, 3, 4):
         first.log_step(step, {metrics.LOSS_TOTAL: float(step)})
+        first.log_groups(step, [make_group(0)])
     first.close()
     with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as handle:
         handle.write('{"step": 5, "tim')
     second = open_monitor(tmp_path, resume_step=2)
+    pictures = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert pictures == ["groups_000000001.png", "groups_000000002.png"]
     second.log_step(3, {metrics.LOSS_TOTAL: 30.0})
     second.close()
     expected = [(1, 1.0), (2, 2.0), (3, 30.0)]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch.distributed as dist
 
+from online_synclr.attempts import Attempts
 from online_synclr.config import Config
 from online_synclr.monitor import metrics
 from online_synclr.monitor.metrics import describe
@@ -177,8 +178,15 @@ def test_the_summary_adds_up_over_attempts() -> None:
         step=20, ended_by="all steps done", time_to_first_step_s=3.0, final_loss=2.0, knn_after=0.6
     )
     summary = summarise(
-        Config(), ending=ending, merged=merged, before=after_first, totals=totals, figures=figures
+        Config(),
+        ending=ending,
+        merged=merged,
+        before=after_first,
+        totals=totals,
+        figures=figures,
+        attempts=Attempts(attempts=2, thrown_away_steps=7),
     )
+    assert (summary.attempts, summary.thrown_away_steps) == (2, 7)
     assert summary.check_identities() == []
     assert (summary.groups_sent, summary.groups_received) == (55, 50)
     assert (summary.groups_lost, summary.groups_discarded) == (3, 2)

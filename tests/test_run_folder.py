@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,16 @@ def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:
     folder.lock().close()
 
 
+def test_a_lock_is_waited_for_while_its_holder_leaves(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.create()
+    held = folder.lock()
+    leaving = threading.Timer(0.3, held.close)
+    leaving.start()
+    folder.lock(patience_s=60.0).close()
+    leaving.join()
+
+
 def test_a_killed_process_lets_the_folder_go(tmp_path: Path) -> None:
     RunFolder(tmp_path).create()
     code = (
@@ -57,3 +68,14 @@ def test_write_durably_replaces_and_leaves_nothing_behind(tmp_path: Path) -> Non
     write_durably(path, "2")
     assert path.read_text() == "2"
     assert [entry.name for entry in tmp_path.iterdir()] == ["value"]
+
+
+def test_what_a_dead_attempt_was_about_to_rename_is_removed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.create()
+    for path in (tmp_path / ".incarnation.77.tmp", folder.samples / ".groups_000000005.png.8.tmp"):
+        path.write_text("half")
+    (tmp_path / ".notes").write_text("somebody's")
+    folder.remove_leftovers()
+    assert list(folder.samples.iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [".notes"]

@@ -11,12 +11,11 @@ import torch.distributed as dist
 from tests.rank_pool import RankPool
 from tests.tiny_objective import tiny_config
 from tests.tiny_step import CPU, tiny_batch, tiny_step, weights
-from trainer import step_meter
 from trainer.distributed import Trainers
 from trainer.objective.objective import LossParts
 from trainer.objective.schedules import step_settings
 from trainer.step import TrainStep
-from trainer.step_meter import DivergedLossError, StepMeter
+from trainer.step_meter import DivergedLossError, StepMeter, non_finite_flags
 
 
 def poison(step: TrainStep) -> None:
@@ -126,8 +125,8 @@ def test_no_step_reads_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.Tensor, "item", refuse)
     monkeypatch.setattr(torch.Tensor, "tolist", refuse)
-    step._flag_non_finite(torch.tensor(1.0), torch.tensor(2.0))
-    step.meter.add(_parts(1.0), torch.tensor(2.0), torch.tensor(0.0))
+    flags = step._flag_non_finite(_parts(1.0), torch.tensor(2.0))
+    step.meter.add(_parts(1.0), torch.tensor(2.0), flags)
 
 
 def _parts(total: float) -> LossParts:
@@ -136,10 +135,15 @@ def _parts(total: float) -> LossParts:
     return LossParts(value, value, value, value, metrics)
 
 
+def note(meter: StepMeter, total: float, norm: float = 1.0) -> None:
+    parts = _parts(total)
+    meter.add(parts, torch.tensor(norm), non_finite_flags(parts, torch.tensor(norm)))
+
+
 def test_means_leave_out_what_is_not_finite() -> None:
-    meter = StepMeter(CPU)
-    for total, bad in ((1.0, 0.0), (math.nan, 1.0), (3.0, 0.0)):
-        meter.add(_parts(total), torch.tensor(total), torch.tensor(bad))
+    meter = StepMeter(CPU, max_consecutive=2)
+    for total in (1.0, math.nan, 3.0):
+        note(meter, total)
     reading = meter.read()
     assert reading.means["total"] == 2.0
     assert (reading.num_steps, reading.non_finite_steps) == (2, 1)
@@ -148,13 +152,16 @@ def test_means_leave_out_what_is_not_finite() -> None:
     assert meter.read().non_finite_steps == 1
 
 
-def test_a_loss_that_stays_not_finite_ends_the_run() -> None:
-    meter = StepMeter(CPU)
-    for _ in range(step_meter.MAX_CONSECUTIVE):
+def test_a_loss_that_stays_not_finite_ends_the_run_and_says_which_part_it_was() -> None:
+    meter = StepMeter(CPU, max_consecutive=3)
+    note(meter, math.inf)
+    note(meter, 1.0)
+    for _ in range(3):
         meter.read()
-        meter.add(_parts(math.inf), torch.tensor(math.inf), torch.tensor(1.0))
-    with pytest.raises(DivergedLossError, match="not finite"):
+        note(meter, 1.0, norm=math.inf)
+    with pytest.raises(DivergedLossError, match=r"last 3 steps .* \(grad_norm in 3; .*peak_lr"):
         meter.read()
+    assert meter.read().non_finite_steps == 4, "said once"
 
 
 # --- two ranks -----------------------------------------------------------------------------------

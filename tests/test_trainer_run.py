@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 import signal
 import threading
 import time
@@ -26,9 +27,10 @@ from online_synclr.stream.messages import Hello
 from online_synclr.stream.receiver import Receiver
 from online_synclr.stream.sender import Sender
 from online_synclr.topology import Member, RankEnv, Roster
+from tests.full_disk import files_end_at
 from tests.tiny_objective import tiny_config
 from tests.tiny_step import ALONE, SIDE_PX, tiny_group
-from trainer import step_meter
+from trainer import checkpoint_files
 from trainer.assembly import build_step
 from trainer.distributed import check_own_gpus
 from trainer.main import run_trainer
@@ -75,15 +77,23 @@ def make_role(run_dir: Path, incarnation: int = 1) -> TrainerRole:
 
 
 class ThreadGenerator:
-    """Sends random groups until END; after `most` groups it fails with `error`."""
+    """Sends random groups until END; after `most` groups it fails with `error`, or with `stalls`
+    sends nothing but heartbeats."""
 
     def __init__(
-        self, config: Config, role: TrainerRole, *, most: int = GROUPS_FOR_EVER, error: str = ""
+        self,
+        config: Config,
+        role: TrainerRole,
+        *,
+        most: int = GROUPS_FOR_EVER,
+        error: str = "",
+        stalls: bool = False,
     ) -> None:
         self._config = config
         self._role = role
         self._most = most
         self._error = error
+        self._stalls = stalls
         self.sent = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -109,6 +119,8 @@ class ThreadGenerator:
                 self.sent += 1
                 counters = {"images_rendered": float(self.sent * shape[0])}
                 sender.publish_status(counters, "running")
+        if self._stalls:
+            sender.end_seen.wait()
         if self._error and not sender.end_seen.is_set():
             while sender.counters()["groups_sent"] < self._most:
                 time.sleep(0.01)
@@ -187,6 +199,47 @@ def test_no_generator_left_ends_with_its_first_error(
     assert checkpoints(config)[-1] == f"step_{summary.steps:08d}", "the run can be continued"
 
 
+def test_a_starved_run_names_who_is_short_and_stops_where_that_is_asked_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(tmp_path / "run", steps=1000)
+    patience = {"starve_s": 1.0, "on_starvation": "stop", "starvation_stop_s": 2.0}
+    trainer = config.trainer.model_copy(update=patience)
+    config = config.model_copy(update={"trainer": trainer})
+    code, summary, _ = play(config, most=24, stalls=True)
+    assert code == 1
+    assert summary.ended_by == "groups were short for too long; g0 running"
+    assert summary.check_identities() == []
+    assert 0 < summary.steps < 1000
+    assert checkpoints(config)[-1] == f"step_{summary.steps:08d}", "the run can be continued"
+    said = capfd.readouterr()
+    assert "trainer 0 short of groups for 0:00:01; trainer 0: g0 running" in said.out
+    assert f"stopped after {summary.steps} steps, groups were short for too long" in said.err
+
+
+def test_a_disk_that_is_full_for_a_while_costs_checkpoints_but_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write = checkpoint_files.write_checkpoint
+
+    def disk_full_for_steps_4_to_6(folder: Path, step: int, *contents: Any) -> Path:
+        # The limit makes writing itself fail, half-way through the file, as a full disk does.
+        with files_end_at(2**17 if 4 <= step <= 6 else resource.RLIM_INFINITY):
+            return write(folder, step, *contents)
+
+    monkeypatch.setattr(checkpoint_files, "write_checkpoint", disk_full_for_steps_4_to_6)
+    config = make_config(tmp_path / "run", steps=9)
+    code, summary, rows = play(config)
+    assert code == 0
+    assert (summary.steps, summary.checkpoints_failed) == (9, 2)
+    assert [row["run/checkpoints_failed"] for row in rows] == [0, 0, 0, 0, 1, 1, 2, 2, 2]
+    assert checkpoints(config) == ["step_00000008", "step_00000009"]
+    out = capfd.readouterr().out
+    assert out.count("THE CHECKPOINT OF STEP 4 COULD NOT BE WRITTEN") == 1
+    assert "OF STEP 6" not in out, "said once"
+    assert "the checkpoint of step 8 is written; 2 before it could not be" in out
+
+
 def test_a_diverged_loss_tells_the_generators_and_writes_no_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,8 +250,9 @@ def test_a_diverged_loss_tells_the_generators_and_writes_no_checkpoint(
         return replace(parts, total=parts.total * math.nan) if arguments[-1] >= 3 else parts
 
     monkeypatch.setattr(Objective, "losses", break_from_step_3)
-    monkeypatch.setattr(step_meter, "MAX_CONSECUTIVE", 3)
     config = make_config(tmp_path / "run", steps=1000)
+    trainer = config.trainer.model_copy(update={"max_non_finite_steps": 3})
+    config = config.model_copy(update={"trainer": trainer})
     code, summary, _ = play(config)
     assert code == 1
     assert summary.ended_by.startswith("the loss diverged; the last 3 steps")

@@ -26,11 +26,13 @@ from trainer.evaluation.probe import KnnProbe
 from trainer.figures import Figures
 from trainer.first_trainer import FirstTrainer
 from trainer.generator_watch import GeneratorWatch, num_serving
+from trainer.history import History, look_back
 from trainer.intake import Intake, build_intake
 from trainer.loop import LoopParts, TrainLoop
 from trainer.objective.model import build_model
 from trainer.reporter import Reporter
 from trainer.role import TrainerRole
+from trainer.starvation import Starvation
 from trainer.step import TrainStep
 from trainer.stop import StopRequest
 from trainer.writer import CheckpointWriter
@@ -51,7 +53,7 @@ class Built:
 
     parts: LoopParts
     loop: TrainLoop
-    restored: Restored
+    history: History
     monitor: Monitor | None
 
 
@@ -122,11 +124,14 @@ def build_loop(
         ConfigError: the model cannot be built, or the checkpoint or kNN folder cannot be used.
     """
     probe = KnnProbe(config, trainers.device) if role.is_first else None
-    path = checkpoint.choose(config, attempt=role.attempt) if role.is_first else None
+    path = None
+    if role.is_first:
+        path = checkpoint.choose(config, attempt=role.attempt, say=lambda text: _say(role, text))
     train = build_step(config, role, trainers)
     restored = checkpoint.restore(
         path, config=config, train=train, intake=stream.intake, trainers=trainers
     )
+    history = look_back(role, restored, lambda text: _say(role, text))
     waits = WaitClock()
     reporter = Reporter(
         trainers=trainers,
@@ -140,7 +145,7 @@ def build_loop(
     monitor = _build_monitor(config, role, restored) if role.is_first else None
     first = None
     if probe is not None and monitor is not None:
-        first = _build_first(config, train, stream, probe, monitor, restored)
+        first = _build_first(config, train, stream, probe, monitor, history)
     parts = LoopParts(
         config=config,
         role=role,
@@ -151,11 +156,13 @@ def build_loop(
         batches=build_batches(config, role, trainers),
         train=train,
         reporter=reporter,
-        writer=_build_writer(config, role, train, stream, trainers, reporter, restored, first),
+        writer=_build_writer(config, role, train, stream, trainers, reporter, history, first),
+        starvation=build_starvation(config),
+        watch=stream.watch,
         first=first,
     )
     loop = TrainLoop(parts, start_step=restored.step)
-    return Built(parts=parts, loop=loop, restored=restored, monitor=monitor)
+    return Built(parts=parts, loop=loop, history=history, monitor=monitor)
 
 
 def build_step(config: Config, role: TrainerRole, trainers: Trainers) -> TrainStep:
@@ -191,7 +198,7 @@ def _build_writer(
     stream: StreamEnd,
     trainers: Trainers,
     reporter: Reporter,
-    restored: Restored,
+    history: History,
     first: FirstTrainer | None,
 ) -> CheckpointWriter:
     return CheckpointWriter(
@@ -201,9 +208,17 @@ def _build_writer(
         intake=stream.intake,
         trainers=trainers,
         reporter=reporter,
-        restored=restored,
+        restored=history.restored,
+        saves=history.saves,
         say=first.say if first is not None else lambda text: None,
     )
+
+
+def build_starvation(config: Config) -> Starvation:
+    """What the settings ask for when groups are short."""
+    trainer = config.trainer
+    stop_s = trainer.starvation_stop_s if trainer.on_starvation == "stop" else None
+    return Starvation(starve_s=trainer.starve_s, stop_s=stop_s)
 
 
 def _build_rounds(
@@ -230,14 +245,16 @@ def _build_first(
     stream: StreamEnd,
     probe: KnnProbe,
     monitor: Monitor,
-    restored: Restored,
+    history: History,
 ) -> FirstTrainer:
     return FirstTrainer(
         config,
         monitor=monitor,
-        figures=Figures(config, restored.totals),
+        figures=Figures(
+            config, history.restored.totals, attempts=history.attempts, saves=history.saves
+        ),
         probe=probe,
         backbone=train.model.teacher.backbone,
         watch=stream.watch,
-        start_step=restored.step,
+        start_step=history.restored.step,
     )

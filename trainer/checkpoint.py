@@ -6,6 +6,7 @@ gathered to it, and `read_everywhere` brings the file to all. Both wait for ever
 saved.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +89,20 @@ def save(
     return path
 
 
-def choose(config: Config, *, attempt: int = 0) -> Path | None:
+def choose(
+    config: Config, *, attempt: int = 0, say: Callable[[str], None] = lambda text: None
+) -> Path | None:
     """The checkpoint that `run.resume` means; trainer 0's decision. None: start from scratch.
 
+    Removes what dead attempts left half written. `say` is told of damaged checkpoints.
     `run.resume` speaks of how the job began: when torchrun restarts it (`attempt` above 0), it
     continues from what it has itself written, if anything.
 
     Raises:
         ConfigError: `never` with a run folder that has one, or a path that cannot be continued.
     """
-    newest = checkpoint_files.latest(config.run.dir)
+    checkpoint_files.remove_partial(config.run.dir / "checkpoints")
+    newest = checkpoint_files.latest_intact(config.run.dir, say)
     resume = config.run.resume
     if resume == "auto" or (attempt > 0 and newest is not None):
         return newest
@@ -122,13 +127,18 @@ def restore(
 ) -> Restored:
     """Load `path` (trainer 0's; the others' is not looked at) on every trainer.
 
+    Everything but the ranks' own state is the same on every trainer and stands in the file whole,
+    so another number of trainers reads the same file: there is nothing to reshard.
+
     Raises:
-        ConfigError: the file is not complete, or its model has other shapes than the settings'.
+        ConfigError: the file is not complete, its model has other shapes than the settings', or
+            it is of another number of trainers and `trainer.resize_on_resume` is off.
     """
     state = read_everywhere(path, trainers)
     if state is None:
         return Restored()
     _check_format(state)
+    _check_size(state, config, trainers)
     _check_shapes(state, train, config)
     train.model.student.load_state_dict(state["student"])
     train.model.teacher.load_state_dict(state["teacher"])
@@ -164,7 +174,9 @@ def _rank_state(intake: Intake, device: torch.device) -> RankState:
 
 
 def _load_ranks(encoded: list[bytes], intake: Intake, trainers: Trainers) -> None:
-    """Give each rank its own state; with another number of trainers, trainer 0 counts for all."""
+    """Give each rank its own state. With another number of trainers, trainer 0 counts for all,
+    and torch's generators stay as they were seeded for this start: no two ranks may share a state.
+    """
     states = [msgspec.msgpack.decode(item, type=RankState) for item in encoded]
     if len(states) == trainers.size:
         own = states[trainers.index]
@@ -200,6 +212,24 @@ def _check_format(state: dict[str, Any]) -> None:
         raise ConfigError(
             f"run.resume: the checkpoint has format {state.get('format')}, this version reads "
             f"{FORMAT}; continue it with the version that wrote it, or name another run.dir."
+        )
+
+
+def _check_size(state: dict[str, Any], config: Config, trainers: Trainers) -> None:
+    saved = len(state["ranks"])
+    if saved == trainers.size:
+        return
+    if not config.trainer.resize_on_resume:
+        raise ConfigError(
+            f"run.resume: the checkpoint is of {saved} trainers and this run has {trainers.size}; "
+            f"set trainer.resize_on_resume=true to go on at the same global batch, or start "
+            f"{saved} trainers."
+        )
+    groups = yaml.safe_load(state["config"])["trainer"]["batch_groups"]
+    if groups != config.trainer.batch_groups:
+        raise ConfigError(
+            "trainer.resize_on_resume keeps the global batch, but trainer.batch_groups was "
+            f"{groups} and is {config.trainer.batch_groups}; set it back."
         )
 
 

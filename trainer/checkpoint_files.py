@@ -1,18 +1,20 @@
 """Checkpoints on disk: written whole or not at all, the newest complete one found, the last K kept.
 
     checkpoints/.step_00001000.<pid>.tmp/   being written
+    checkpoints/.step_00001000.<pid>.old/   being deleted
     checkpoints/step_00001000/checkpoint.pt complete: renamed after everything in it was synced
+    checkpoints/damaged_step_00001000/      was complete once and cannot be read any more
 
 Trainer 0 is the only writer: it holds the run folder's lock.
 """
 
+import contextlib
 import io
 import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +24,7 @@ from online_synclr.config import ConfigError
 
 FILE_NAME = "checkpoint.pt"
 _COMPLETE = re.compile(r"step_(\d{8,})")
-_PARTIAL = re.compile(r"\.step_\d{8,}\.\d+\.tmp")
+_PARTIAL = re.compile(r"\.step_\d{8,}\.\d+\.(tmp|old)")
 
 
 def write_checkpoint(
@@ -35,32 +37,45 @@ def write_checkpoint(
     is kept, since it comes from the same run.
 
     Raises:
-        OSError: the disk is full or gone.
+        OSError: the disk is full or gone; what was written so far is removed, which leaves its
+            room to everything else that the run writes.
     """
     final = folder / f"step_{step:08d}"
     if is_complete(final):
         return final
-    partial = folder / f".{final.name}.{os.getpid()}.tmp"
+    partial = _hidden(final, "tmp")
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_partial(folder)
-    partial.mkdir()
-    with _synced(partial / FILE_NAME) as handle:
-        _save(state, handle)
-    for name, text in texts.items():
-        with _synced(partial / name) as handle:
-            handle.write(text.encode())
-    _sync_folder(partial)
-    if final.exists():
-        shutil.rmtree(final)
-    partial.replace(final)
+    remove_partial(folder)
+    try:
+        _write_all(partial, state, texts)
+        if final.exists():
+            shutil.rmtree(final)
+        partial.replace(final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     _sync_folder(folder)
     return final
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the `keep` complete checkpoints of the highest steps."""
+    """Delete all but the `keep` complete checkpoints of the highest steps.
+
+    Each is renamed first: a crash half-way leaves something that the next attempt removes. What
+    cannot be deleted stays, since the checkpoint that was just written is there all the same.
+    """
     for path in complete_checkpoints(folder)[:-keep]:
-        shutil.rmtree(path)
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path.replace(_hidden(path, "old")))
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what dead attempts left half written or half deleted."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if _PARTIAL.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
@@ -75,6 +90,31 @@ def latest(run_dir: Path) -> Path | None:
     """The run's newest complete checkpoint, or None."""
     found = complete_checkpoints(run_dir / "checkpoints")
     return found[-1] if found else None
+
+
+def latest_intact(run_dir: Path, say: Callable[[str], None]) -> Path | None:
+    """The run's newest checkpoint whose every byte is as it was written, or None.
+
+    One that a failing disk damaged is said and set aside, and the one before is looked at. The
+    whole file is read, at the speed of the disk; its checksums are those that torch wrote.
+    """
+    while (path := latest(run_dir)) is not None:
+        if is_intact(path):
+            return path
+        aside = path.with_name(f"damaged_{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.replace(aside)
+        say(f"checkpoint {path.name} is damaged; it is kept as {aside.name} and not used")
+    return None
+
+
+def is_intact(path: Path) -> bool:
+    """Whether a complete checkpoint has the bytes that were written."""
+    try:
+        with zipfile.ZipFile(path / FILE_NAME) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def step_of(path: Path) -> int:
@@ -126,13 +166,22 @@ def _save(state: dict[str, Any], handle: IO[bytes]) -> None:
         raise
 
 
-def _remove_partial(folder: Path) -> None:
-    for path in folder.iterdir():
-        if _PARTIAL.fullmatch(path.name):
-            shutil.rmtree(path)
+def _write_all(partial: Path, state: dict[str, Any], texts: Mapping[str, str]) -> None:
+    """Everything of a checkpoint, synced, into a folder made for it."""
+    partial.mkdir()
+    with _synced(partial / FILE_NAME) as handle:
+        _save(state, handle)
+    for name, text in texts.items():
+        with _synced(partial / name) as handle:
+            handle.write(text.encode())
+    _sync_folder(partial)
 
 
-@contextmanager
+def _hidden(final: Path, kind: str) -> Path:
+    return final.with_name(f".{final.name}.{os.getpid()}.{kind}")
+
+
+@contextlib.contextmanager
 def _synced(path: Path) -> Iterator[IO[bytes]]:
     with path.open("wb") as handle:
         yield handle

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from online_synclr.attempts import Attempts
 from online_synclr.config import Config
 from online_synclr.monitor import metrics
 from online_synclr.monitor.summary import Summary
@@ -31,6 +32,7 @@ def summarise(
     before: Totals,
     totals: Totals,
     figures: Figures,
+    attempts: Attempts,
 ) -> Summary:
     """Counts and `wall_s` are of all attempts; rates, waits and the first step of this one.
 
@@ -40,6 +42,7 @@ def summarise(
         merged: collected after the generators had said goodbye.
         before, totals: what earlier attempts counted, and the same with this one.
         figures: rates and waits of this attempt, stopped after its last step.
+        attempts: how many there were.
     """
     intake = merged.intake
     waits = figures.generator_waits()
@@ -81,6 +84,9 @@ def summarise(
         failures=msgspec.to_builtins(totals.failures),
         time_to_first_step_s=ending.time_to_first_step_s,
         wall_s=totals.wall_s,
+        attempts=attempts.attempts,
+        thrown_away_steps=attempts.thrown_away_steps,
+        checkpoints_failed=totals.checkpoints_failed,
         knn_before=totals.knn_before,
         knn_after=ending.knn_after,
         final_loss=ending.final_loss,

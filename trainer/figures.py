@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable
 
+from online_synclr.attempts import Attempts
 from online_synclr.config import Config
 from online_synclr.monitor import metrics
 from online_synclr.monitor.rates import RateBoard
 from online_synclr.monitor.refusal_watch import RefusalWatch
 from trainer.objective.schedules import StepSettings
 from trainer.report import Merged, add_counts
+from trainer.save_record import SaveRecord
 from trainer.totals import Totals, refused
 
 TRAINERS = "trainers"
@@ -34,8 +36,16 @@ class Figures:
     """
 
     def __init__(
-        self, config: Config, before: Totals, *, clock: Callable[[], float] = time.monotonic
+        self,
+        config: Config,
+        before: Totals,
+        *,
+        attempts: Attempts | None = None,
+        saves: SaveRecord | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._attempts = attempts or Attempts()
+        self._saves = saves or SaveRecord(before.checkpoints_failed)
         self._images_per_group = config.images_per_group
         self._temperatures = {
             metrics.OPTIM_TEMPERATURE: config.trainer.contrastive.temperature,
@@ -79,6 +89,9 @@ class Figures:
             **_optimizer(merged, settings, self._before),
             **self._temperatures,
             **_machines(merged, self._before),
+            metrics.RUN_ATTEMPTS: self._attempts.attempts,
+            metrics.RUN_THROWN_AWAY: self._attempts.thrown_away_steps,
+            metrics.RUN_CHECKPOINTS_FAILED: self._saves.failed,
         }
 
     def whole_per_s(self, counter: str) -> float:

@@ -3,7 +3,6 @@
 None of it waits for anybody. While it evaluates, the other trainers wait in the next vote.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 
 from online_synclr.config import Config
@@ -42,7 +41,6 @@ class FirstTrainer:
         self._backbone = backbone
         self._watch = watch
         self._start_step = start_step
-        self._named_at_s: float | None = None
         self._roll_call = RollCall()
         self._teller = FailureTeller()
         self.figures = figures
@@ -58,21 +56,24 @@ class FirstTrainer:
         self._monitor.update_console(step, {}, phase=phase, generators=self._watch.lines())
 
     def show_waiting(self, step: int, decision: Decision) -> None:
-        """Groups are short: show who lacks them; name them once every `trainer.starve_s`."""
+        """Groups are short: show who lacks them."""
         # Where everything is refused no step comes, and with it no report of all trainers.
         peers = self._watch.peers()
         self.figures.refusals.note({peer.generator_id: peer.counters for peer in peers})
         self._say_news({peer.generator_id: failures_of(peer) for peer in peers})
-        trainers = _named_trainers(decision)
-        self.show_phase(step, f"waiting for groups ({trainers})")
-        starve_s = self._config.trainer.starve_s
-        now_s = time.monotonic()
-        if decision.longest_wait_s < starve_s:
-            self._named_at_s = None
-        elif self._named_at_s is None or now_s - self._named_at_s >= starve_s:
-            self._named_at_s = now_s
-            shortage = f"{trainers} short of groups for {duration(decision.longest_wait_s)}"
-            self.say(f"{shortage}; {self._watch.reason()}")
+        self.show_phase(step, f"waiting for groups ({_named_trainers(decision)})")
+
+    def name_shortage(self, decision: Decision, shortages: Sequence[str]) -> None:
+        """Say which trainers are short of which generators.
+
+        Args:
+            decision: of the vote.
+            shortages: of the starved trainers, in their order (`GeneratorWatch.shortage`).
+        """
+        lasted = duration(decision.longest_wait_s)
+        each = zip(decision.missing, shortages, strict=True)
+        named = "; ".join(f"trainer {index}: {shortage}" for index, shortage in each)
+        self.say(f"{_named_trainers(decision)} short of groups for {lasted}; {named}")
 
     def log(self, step: int, merged: Merged, settings: StepSettings) -> None:
         """Write the metrics of a logged step."""

@@ -87,6 +87,15 @@ class GeneratorWatch:
             return f"generator {first.generator_id} failed first: {_last_error(first)}"
         return f"generators: {', '.join(map(_standing, peers)) or 'none was ever heard of'}"
 
+    def shortage(self) -> str:
+        """The generators that serve this trainer, each with why no groups of it are here."""
+        peers = self.peers()
+        named = [_why_short(peer) for peer in peers]
+        absent = self._num_expected - len(peers)
+        if absent > 0:
+            named.append(f"{absent} not heard of yet")
+        return ", ".join(named) or "no generator was ever heard of"
+
     def lines(self) -> list[GeneratorLine]:
         """One line a generator, for the console."""
         return [_line(peer) for peer in self.peers()]
@@ -128,6 +137,14 @@ def _standing(peer: PeerView) -> str:
     state = peer.state if peer.connection == "alive" else peer.connection
     error = _last_error(peer) if state == "loading" else ""
     return f"{peer.generator_id} {state}" + (f" after: {error}" if error else "")
+
+
+def _why_short(peer: PeerView) -> str:
+    if peer.connection == "silent":
+        return f"{peer.generator_id} silent for {peer.silent_for_s:.0f} s"
+    state = peer.state if peer.connection == "alive" else peer.connection
+    error = _last_error(peer)
+    return f"{peer.generator_id} {state}" + (f" ({error})" if error else "")
 
 
 def _line(peer: PeerView) -> GeneratorLine:

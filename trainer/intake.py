@@ -188,14 +188,14 @@ class Intake:
         """
         with self._changed:
             lost = state["left"]
+            evicted = Counter({int(k): n for k, n in state["evicted_by_uses_left"].items()})
+            evicted[self._pool.max_reuse] += lost
             self._before = IntakeState(
                 received=state["received"],
                 trained=state["trained"],
                 group_uses=state["group_uses"],
                 evicted_unused=state["evicted_unused"] + lost,
-                evicted_by_uses_left={
-                    int(left): count for left, count in state["evicted_by_uses_left"].items()
-                },
+                evicted_by_uses_left=dict(evicted),
                 left=0,
             )
 

@@ -24,7 +24,7 @@ def leave(built: Built, stream: StreamEnd, stop: StopRequest, stopped_by: Decisi
     """End the attempt on every trainer; returns the exit code. See the module's docstring."""
     cause = None if stopped_by is None else stopped_by.cause
     ended_by = ALL_DONE if cause is None else cause.value
-    if stopped_by is not None and cause in (StopCause.EXHAUSTED, StopCause.FAILED):
+    if stopped_by is not None and cause is not StopCause.REQUESTED:
         ended_by = _say_why(built, stream, stopped_by)
     stream.receiver.announce_end(ended_by, final=cause is None)
     _stop_figures(built)
@@ -63,7 +63,9 @@ def _stop_figures(built: Built) -> None:
 def _say_why(built: Built, stream: StreamEnd, decision: Decision) -> str:
     """Name the reason once, on the first trainer that gave it."""
     assert decision.cause is not None
-    reason = stream.watch.failure or stream.watch.reason()
+    starved = decision.cause is StopCause.STARVED
+    reason = stream.watch.shortage() if starved else stream.watch.reason()
+    reason = stream.watch.failure or reason
     index = built.parts.trainers.index
     if decision.by and index == decision.by[0]:
         print(
@@ -120,9 +122,10 @@ def _summarise(built: Built, merged: Merged, ended_by: str, *, measure: bool) ->
         parts.config,
         ending=ending,
         merged=merged,
-        before=built.restored.totals,
+        before=built.history.restored.totals,
         totals=totals,
         figures=parts.first.figures,
+        attempts=built.history.attempts,
     )
     built.monitor.log_summary(summary)
     return not summary.check_identities()

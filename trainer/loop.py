@@ -16,12 +16,15 @@ from online_synclr.config import Config
 from online_synclr.monitor.waits import WaitClock
 from trainer.agreement import Rounds
 from trainer.batch import BatchMaker
+from trainer.collectives import gather_bytes
 from trainer.distributed import Trainers
 from trainer.first_trainer import FirstTrainer
+from trainer.generator_watch import GeneratorWatch
 from trainer.intake import Intake, Sampled
 from trainer.objective.schedules import StepSettings
 from trainer.reporter import Reporter
 from trainer.role import TrainerRole
+from trainer.starvation import Notice, Starvation
 from trainer.step import TrainStep
 from trainer.vote import Action, Decision
 from trainer.writer import CheckpointWriter
@@ -41,6 +44,8 @@ class LoopParts:
     train: TrainStep
     reporter: Reporter
     writer: CheckpointWriter
+    starvation: Starvation
+    watch: GeneratorWatch
     first: FirstTrainer | None
 
 
@@ -72,13 +77,26 @@ class TrainLoop:
         parts = self._parts
         while True:
             due = parts.writer.is_due(self.step)
-            decision = parts.rounds.next(self.step, checkpoint_due=due)
+            voted = parts.rounds.next(self.step, checkpoint_due=due)
+            decision, notice = parts.starvation.on_round(voted)
             if decision.checkpoint:
                 parts.writer.save(self.step)
+            if notice is Notice.NAME:
+                self._name_shortage(decision)
             if decision.action is not Action.WAIT:
                 return decision
             if parts.first is not None:
                 parts.first.show_waiting(self.step, decision)
+
+    def _name_shortage(self, decision: Decision) -> None:
+        """Each starved trainer knows its own generators. Waits for every trainer to come here."""
+        parts = self._parts
+        starved = parts.trainers.index in decision.missing
+        own = parts.watch.shortage() if starved else ""
+        said = gather_bytes(own.encode(), parts.trainers.cpu_group)
+        if parts.first is not None:
+            shortages = [said[index].decode() for index in decision.missing]
+            parts.first.name_shortage(decision, shortages)
 
     def _one_step(self) -> None:
         parts = self._parts

@@ -57,7 +57,7 @@ class Pool:
     def __init__(self, *, max_bytes: int, group_bytes: int, max_reuse: int, seed: int) -> None:
         self.capacity_groups = max_bytes // group_bytes
         self.group_bytes = group_bytes
-        self._max_reuse = max_reuse
+        self.max_reuse = max_reuse
         self._rng = np.random.default_rng(seed)
         self._entries: dict[int, _Entry] = {}
         # Entry numbers by uses so far, each list in order of age.
@@ -114,7 +114,7 @@ class Pool:
             received=self._received,
             trained=self._trained,
             group_uses=self._group_uses,
-            evicted_unused=self._evicted[self._max_reuse],
+            evicted_unused=self._evicted[self.max_reuse],
             evicted_by_uses_left=dict(self._evicted),
             groups=held,
             left=len(self._levels[0]),
@@ -141,7 +141,7 @@ class Pool:
         self._group_uses += 1
         self._trained += before == 0
         self._leave_level(number, before)
-        if entry.uses == self._max_reuse:
+        if entry.uses == self.max_reuse:
             self._drop(number)
         else:
             bisect.insort(self._levels[entry.uses], number)
@@ -157,4 +157,4 @@ class Pool:
 
     def _drop(self, number: int) -> None:
         entry = self._entries.pop(number)
-        self._evicted[self._max_reuse - entry.uses] += 1
+        self._evicted[self.max_reuse - entry.uses] += 1

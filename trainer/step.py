@@ -21,7 +21,7 @@ from trainer.objective.optimizer import apply_settings, build_optimizer
 from trainer.objective.rng import step_generator
 from trainer.objective.schedules import StepSettings, step_settings
 from trainer.objective.views import ViewMaker
-from trainer.step_meter import StepMeter
+from trainer.step_meter import StepMeter, is_bad, non_finite_flags
 
 
 class TrainStep:
@@ -39,7 +39,7 @@ class TrainStep:
         self._incarnation = incarnation
         self.model = model
         self.optimizer = build_optimizer(model.student, config.trainer.optimizer)
-        self.meter = StepMeter(trainers.device)
+        self.meter = StepMeter(trainers.device, max_consecutive=config.trainer.max_non_finite_steps)
         self._parameters = list(model.student.parameters())
         self._make_views = ViewMaker(config.trainer.crops, config.trainer.augment)
         self._objective: Objective | None = None
@@ -51,10 +51,10 @@ class TrainStep:
         self.optimizer.zero_grad()
         torch.autograd.backward(parts.total)
         norm = self._clip()
-        bad = self._flag_non_finite(parts.total, norm)
-        self._update(settings, bad)
+        flags = self._flag_non_finite(parts, norm)
+        self._update(settings, is_bad(flags))
         self.model.ema.step(settings.ema)
-        self.meter.add(parts, norm, bad)
+        self.meter.add(parts, norm, flags)
         return settings
 
     def _losses(self, batch: Batch, step: int) -> LossParts:
@@ -90,13 +90,12 @@ class TrainStep:
             nn.utils.clip_grads_with_norm_(self._parameters, most, norm)
         return norm
 
-    def _flag_non_finite(self, total: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
-        """1.0 on every trainer where any trainer's loss or norm is not finite, else 0.0."""
-        finite = torch.isfinite(total.detach()) & torch.isfinite(norm)
-        bad = 1.0 - finite.float()
+    def _flag_non_finite(self, parts: LossParts, norm: torch.Tensor) -> torch.Tensor:
+        """`non_finite_flags` on every trainer: 1.0 where any trainer's value is not finite."""
+        flags = non_finite_flags(parts, norm)
         if self._trainers.device_group is not None:
-            dist.all_reduce(bad, op=dist.ReduceOp.MAX, group=self._trainers.device_group)
-        return bad
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._trainers.device_group)
+        return flags
 
     def _update(self, settings: StepSettings, bad: torch.Tensor) -> None:
         apply_settings(self.optimizer, settings)

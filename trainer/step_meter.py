@@ -11,8 +11,8 @@ import torch
 
 from trainer.objective.objective import LossParts
 
-MAX_CONSECUTIVE = 50
-"""Non-finite steps in a row after which training cannot be expected to recover."""
+PARTS = ("total", "global", "local", "mim", "grad_norm")
+"""What is looked at for being finite, in the order of a step's flags."""
 
 FIELDS = ("total", "global", "local", "mim", "grad_norm", "same_concept_share", "repeated_share")
 
@@ -33,17 +33,34 @@ class MeterReading:
     non_finite_steps: int
 
 
-class StepMeter:
-    """Accumulates device scalars; every rank sees the same flags, so all raise at the same step."""
+def non_finite_flags(parts: LossParts, grad_norm: torch.Tensor) -> torch.Tensor:
+    """This rank's flags of a step: (PARTS,) float on the device, 1.0 where one is not finite."""
+    values = (parts.total, parts.global_, parts.local, parts.mim, grad_norm)
+    return 1.0 - torch.isfinite(torch.stack([value.detach().float() for value in values])).float()
 
-    def __init__(self, device: torch.device) -> None:
+
+def is_bad(flags: torch.Tensor) -> torch.Tensor:
+    """1.0 where total loss or gradient norm is not finite, so that the step is skipped; scalar."""
+    return torch.maximum(flags[PARTS.index("total")], flags[PARTS.index("grad_norm")])
+
+
+class StepMeter:
+    """Accumulates device scalars; every rank sees the same flags, so all raise at the same step.
+
+    `max_consecutive`: non-finite steps in a row after which no recovery is expected.
+    """
+
+    def __init__(self, device: torch.device, *, max_consecutive: int) -> None:
+        self._max_consecutive = max_consecutive
         self._sums = torch.zeros(len(FIELDS), device=device)
         self._num_finite = torch.zeros((), device=device)
         self._non_finite = torch.zeros((), device=device)
         self._consecutive = torch.zeros((), device=device)
+        self._consecutive_of = torch.zeros(len(PARTS), device=device)
 
-    def add(self, parts: LossParts, grad_norm: torch.Tensor, bad: torch.Tensor) -> None:
-        """Note one step. `bad`: float scalar, 1.0 where any rank's loss or norm is not finite."""
+    def add(self, parts: LossParts, grad_norm: torch.Tensor, flags: torch.Tensor) -> None:
+        """Note one step. `flags`: `non_finite_flags`, the largest of all ranks."""
+        bad = is_bad(flags)
         values = torch.stack(
             [
                 parts.total.detach().float(),
@@ -59,27 +76,35 @@ class StepMeter:
         self._num_finite += 1 - bad
         self._non_finite += bad
         self._consecutive = (self._consecutive + 1) * bad
+        self._consecutive_of = (self._consecutive_of + flags) * bad
 
     def read(self) -> MeterReading:
         """Wait for the device and return the window's means.
 
         Raises:
-            DivergedLossError: the last `MAX_CONSECUTIVE` steps or more were not finite. Said once:
+            DivergedLossError: the last `max_consecutive` steps or more were not finite. Said once:
                 their count starts again, so that the run's figures can be read afterwards.
         """
         counts = torch.stack([self._num_finite, self._non_finite, self._consecutive])
         *sums, num_finite, non_finite, consecutive = torch.cat([self._sums, counts]).tolist()
-        if consecutive >= MAX_CONSECUTIVE:
-            self._consecutive.zero_()
-            raise DivergedLossError(
-                f"the last {consecutive:.0f} steps had a loss or gradient that is not finite; "
-                "lower trainer.optimizer.peak_lr or set trainer.precision=fp32."
-            )
+        if consecutive >= self._max_consecutive:
+            raise self._diverged(int(consecutive))
         means = {
             name: total / num_finite if num_finite else math.nan
             for name, total in zip(FIELDS, sums, strict=True)
         }
         return MeterReading(means, int(num_finite), int(non_finite))
+
+    def _diverged(self, consecutive: int) -> DivergedLossError:
+        counts = dict(zip(PARTS, self._consecutive_of.tolist(), strict=True))
+        named = ", ".join(f"{name} in {count:.0f}" for name, count in counts.items() if count)
+        self._consecutive.zero_()
+        self._consecutive_of.zero_()
+        return DivergedLossError(
+            f"the last {consecutive} steps had a loss or gradient that is not finite ({named}; "
+            "trainer.max_non_finite_steps); lower trainer.optimizer.peak_lr or set "
+            "trainer.precision=fp32."
+        )
 
     def start_window(self) -> None:
         """Forget the means, so that the next reading is of the steps from here on."""

@@ -29,6 +29,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     generator_restarts: int = 0
     failures: Failures = {}
     non_finite_steps: int = 0
+    checkpoints_failed: int = 0
     captions: bytes = b""
     concepts: bytes = b""
     knn_before: float | None = None
@@ -43,8 +44,18 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.msgpack.decode(data, type=cls)
 
 
-def add_up(before: Totals, merged: Merged, *, wall_s: float, knn_before: float | None) -> Totals:
-    """The totals after `wall_s` seconds of this attempt; the intake counts all attempts already."""
+def add_up(
+    before: Totals,
+    merged: Merged,
+    *,
+    wall_s: float,
+    knn_before: float | None,
+    checkpoints_failed: int = 0,
+) -> Totals:
+    """The totals after `wall_s` seconds of this attempt.
+
+    The intake and `checkpoints_failed` count all attempts already.
+    """
     lost = before.lost + merged.lost
     discarded = before.discarded + merged.discarded
     return Totals(
@@ -63,6 +74,7 @@ def add_up(before: Totals, merged: Merged, *, wall_s: float, knn_before: float |
             before.failures, {one.generator_id: one.failures for one in merged.generators}
         ),
         non_finite_steps=before.non_finite_steps + merged.non_finite_steps,
+        checkpoints_failed=checkpoints_failed,
         captions=merged.captions,
         concepts=merged.concepts,
         knn_before=knn_before,

@@ -51,6 +51,7 @@ class StopCause(Enum):
 
     REQUESTED = "stop requested"
     EXHAUSTED = "no generator is left"
+    STARVED = "groups were short for too long"
     FAILED = "a trainer failed"
 
 

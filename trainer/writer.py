@@ -13,6 +13,7 @@ from trainer.intake import Intake
 from trainer.report import Merged
 from trainer.reporter import Reporter
 from trainer.role import TrainerRole
+from trainer.save_record import SaveRecord
 from trainer.step import TrainStep
 from trainer.totals import Totals, add_up
 
@@ -20,7 +21,8 @@ from trainer.totals import Totals, add_up
 class CheckpointWriter:
     """Saves what `trainer.checkpoint` describes.
 
-    `knn_before` is set by trainer 0 once measured; `say` tells people what could not be written.
+    `knn_before` is set by trainer 0 once measured; `saves` counts what could not be written, and
+    `say` tells people.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class CheckpointWriter:
         trainers: Trainers,
         reporter: Reporter,
         restored: checkpoint.Restored,
+        saves: SaveRecord,
         say: Callable[[str], None],
     ) -> None:
         self._config = config
@@ -42,6 +45,7 @@ class CheckpointWriter:
         self._trainers = trainers
         self._reporter = reporter
         self._before = restored.totals
+        self._saves = saves
         self._say = say
         self._saved_step = restored.step
         self._written = True
@@ -55,13 +59,19 @@ class CheckpointWriter:
     def totals(self, merged: Merged) -> Totals:
         """The run's counts, with those of earlier attempts."""
         wall_s = time.time() - self._role.launch_time
-        return add_up(self._before, merged, wall_s=wall_s, knn_before=self.knn_before)
+        return add_up(
+            self._before,
+            merged,
+            wall_s=wall_s,
+            knn_before=self.knn_before,
+            checkpoints_failed=self._saves.failed,
+        )
 
     def save(self, step: int) -> bool:
         """Save unless this step's turn has been; False when trainer 0 could not write it.
 
-        A disk that is full must not end a run of days: it is said, and tried again when the next
-        checkpoint is due.
+        A disk that is full must not end a run of days: it is said once, counted, and tried again
+        when the next checkpoint is due.
         """
         if step <= self._saved_step:
             return self._written
@@ -78,7 +88,10 @@ class CheckpointWriter:
                 totals=self.totals(merged) if self._trainers.is_first else None,
                 incarnation=self._role.incarnation,
             )
+            news = self._saves.on_success(step)
         except OSError as error:
-            self._say(f"the checkpoint of step {step} could not be written: {error}")
+            news = self._saves.on_failure(step, str(error))
             self._written = False
+        if news is not None:
+            self._say(news)
         return self._written

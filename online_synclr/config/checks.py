@@ -8,6 +8,9 @@ from online_synclr.config.errors import ConfigError
 from online_synclr.config.objective_checks import check_objective
 from online_synclr.config.schema import BUNDLED_CHECK_SET, EMBEDDED, Config
 
+TORCHRUN_SHUTDOWN_S = 30.0
+"""torchrun's default time between its signal and SIGKILL."""
+
 PIPELINE_PX = 8
 """Pixels of a latent's side: pipelines refuse other sizes, at their first picture."""
 
@@ -29,6 +32,16 @@ def check(config: Config, *, num_trainers: int | None = 1) -> None:
         check_shares(config, num_trainers)
     _check_labelled_folder(config.monitor.knn_folder)
     _check_run_folder(config.run.dir)
+    _check_grace(config.run.grace_s)
+
+
+def _check_grace(grace_s: float) -> None:
+    limit_s = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", TORCHRUN_SHUTDOWN_S))
+    if grace_s >= limit_s:
+        raise ConfigError(
+            f"run.grace_s={grace_s:g} is not below the {limit_s:g} s after which torchrun kills "
+            "what it asked to stop; lower it, or export a longer TORCH_ELASTIC_SHUTDOWN_TIMEOUT."
+        )
 
 
 def check_shares(config: Config, num_trainers: int) -> None:

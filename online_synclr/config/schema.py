@@ -50,7 +50,9 @@ class RunConfig(Section):
         "`never`: refuse a folder that has one; a path: that checkpoint.",
     )
     grace_s: Positive = Field(
-        20.0, description="Time to leave in after a stop request (torchrun kills after 30 s)."
+        20.0,
+        description="Time to leave in after a stop request; then the process is ended. Below "
+        "torchrun's own shutdown time-out (30 s), after which it kills.",
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cpu_threads: CountOrZero = Field(
@@ -355,7 +357,21 @@ class TrainerConfig(Section):
     mim: MimConfig = Field(default_factory=MimConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    resize_on_resume: bool = Field(
+        False,
+        description="Continue a checkpoint of another number of trainers; the global batch stays.",
+    )
+    max_non_finite_steps: Count = Field(
+        50, description="Steps in a row with a loss that is not finite, after which the run stops."
+    )
     starve_s: Positive = Field(30.0, description="Starved for this long: named in log and console.")
+    on_starvation: Literal["wait", "stop"] = Field(
+        "wait", description="What trainers do that have been starved for `starvation_stop_s`."
+    )
+    starvation_stop_s: Positive = Field(
+        1800.0,
+        description="With on_starvation=stop: starved for this long, the run saves and stops.",
+    )
     shuffle_positives: bool = Field(
         False,
         description="Control experiment: the images of different groups are exchanged before the "

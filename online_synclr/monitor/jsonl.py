@@ -8,6 +8,9 @@ from typing import Any
 
 from online_synclr.monitor.append_file import AppendFile
 
+_TAIL_BYTES = 2**20
+"""Holds the last lines of a file, however many generators have curves of their own."""
+
 
 class JsonlLog:
     """Appends `{"step": ..., "time_s": ..., <metric>: <value>, ...}`, each line written at once.
@@ -44,6 +47,24 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             record = _parse(line)
             if record is not None:
                 yield record
+
+
+def last_step(path: Path) -> int:
+    """The step of the last complete line; 0 without one."""
+    record = last_line(path)
+    return 0 if record is None else int(record["step"])
+
+
+def last_line(path: Path) -> dict[str, Any] | None:
+    """The last complete line, found from the file's end; None without one."""
+    try:
+        with path.open("rb") as handle:
+            handle.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            lines = handle.read().splitlines(keepends=True)
+    except FileNotFoundError:
+        return None
+    records = (_parse(line) for line in reversed(lines))
+    return next((record for record in records if record is not None), None)
 
 
 def _rounded(value: float) -> float | None:

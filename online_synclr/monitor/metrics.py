@@ -216,6 +216,18 @@ MEMORY_GENERATOR = _declare(
 GENERATORS_ALIVE = _declare("generators/alive", "generators", "Generators heard of recently.")
 GENERATORS_RESTARTS = _declare("generators/restarts", "restarts", "Engine restarts so far.")
 
+RUN_ATTEMPTS = _declare(
+    "run/attempts", "attempts", "Starts of the run so far; more than one after deaths and stops."
+)
+RUN_THROWN_AWAY = _declare(
+    "run/thrown_away_steps",
+    "steps",
+    "Steps that were lost with the ends of killed attempts, after their last checkpoints.",
+)
+RUN_CHECKPOINTS_FAILED = _declare(
+    "run/checkpoints_failed", "checkpoints", "Checkpoints that could not be written so far."
+)
+
 BALANCE: dict[str, dict[str, str]] = {
     "balance/images_per_s": {
         "generators": GENERATOR_IMAGES,

@@ -23,6 +23,7 @@ from online_synclr.monitor.console import RunConsole
 from online_synclr.monitor.console_state import ConsoleState, GeneratorLine
 from online_synclr.monitor.guard import Guard
 from online_synclr.monitor.jsonl import JsonlLog
+from online_synclr.monitor.rewind import drop_later_pictures
 from online_synclr.monitor.roles import RunRoles
 from online_synclr.monitor.summary import Summary
 from online_synclr.run_folder import RunFolder, write_durably
@@ -73,7 +74,7 @@ class Monitor:
         self._console = self._guard.build(
             "console", lambda: _console(config, run_dir, roles, console)
         )
-        self._guard.build("run folder", lambda: self._start_folder(roles))
+        self._guard.build("run folder", lambda: self._start_folder(roles, resume_step))
         self._jsonl = self._guard.build(
             "metrics.jsonl", lambda: JsonlLog(self._folder.metrics, resume_step)
         )
@@ -177,8 +178,9 @@ class Monitor:
             with suppress(Exception):
                 console.print(report)
 
-    def _start_folder(self, roles: RunRoles) -> None:
+    def _start_folder(self, roles: RunRoles, resume_step: int) -> None:
         self._folder.create()
+        drop_later_pictures(self._folder.samples, resume_step)
         write_durably(self._folder.root / "roles.json", json.dumps(roles.as_dict(), indent=1))
 
     def _open_board(self, config: Config) -> "TensorBoardLog | None":

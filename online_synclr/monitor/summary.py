@@ -26,7 +26,9 @@ class Summary:
     of each generator of the last attempt. `failures`: bad ends by generator, the first ones and the
     latest: `time_s` (wall clock), `kind` ("failed": an engine; "silent": nothing was heard any
     more; "out": the generator gave up), `incarnation`, `engine_start` (starts of its engine before
-    that one), `stream`, `message`.
+    that one), `stream`, `message`. What an attempt did after its last checkpoint, and died, is in
+    no count but `thrown_away_steps` (to the last logged step): the next attempt starts from the
+    checkpoint's counts.
     """
 
     steps: int
@@ -59,6 +61,9 @@ class Summary:
     generator_models: dict[str, str] = field(default_factory=dict)
     generator_restarts: int = 0
     failures: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    attempts: int = 1
+    thrown_away_steps: int = 0
+    checkpoints_failed: int = 0
     knn_before: float | None = None
     knn_after: float | None = None
     final_loss: float | None = None
@@ -131,6 +136,14 @@ class Summary:
         lines[-2:-2] = self._failed()
         if self.dropped:
             lines.insert(3, f"  dropped    {self._dropped()}")
+        if self.attempts > 1:
+            lines.insert(
+                -2,
+                f"  attempts   {self.attempts}; {self.thrown_away_steps} steps were lost with the "
+                "ends of killed ones and taken again",
+            )
+        if self.checkpoints_failed:
+            lines.insert(-2, f"  disk       {self.checkpoints_failed} checkpoints not written")
         if self.synthetic_parts:
             lines.insert(
                 1, f"  SYNTHETIC ENGINES, not a real run: {', '.join(self.synthetic_parts)}"

@@ -1,9 +1,7 @@
 """Where trainers listen: a Unix socket in a folder of their own, or TCP under keys."""
 
 import errno
-import shutil
 import socket
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +10,7 @@ import zmq
 
 from online_synclr.config.checks import is_loopback
 from online_synclr.stream.errors import StreamError
+from online_synclr.stream.socket_folder import SocketFolder, remove_abandoned
 
 MAX_IPC_PATH: Final = 107
 """A Unix socket's path is at most so many bytes, less its terminating zero."""
@@ -24,15 +23,21 @@ _ANYWHERE: Final = "192.0.2.1"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An address to bind. `folder`: removed by `remove()`, ipc only."""
+    """An address to bind. `held`: its folder, removed by `remove()`, ipc only."""
 
     url: str
-    folder: Path | None = None
+    held: SocketFolder | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the socket is; None with tcp."""
+        return None if self.held is None else self.held.path
 
     def remove(self) -> None:
-        """Remove the socket's folder; after the socket is closed."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the socket's folder, and those that killed processes of this user left here."""
+        if self.held is not None:
+            self.held.remove()
+            remove_abandoned(self.held.path.parent)
 
 
 def ipc_endpoint(parent: Path | None = None) -> Endpoint:
@@ -41,16 +46,16 @@ def ipc_endpoint(parent: Path | None = None) -> Endpoint:
     Raises:
         StreamError: the path is too long for a Unix socket.
     """
-    # mkdtemp makes the folder with mode 0700 and never reuses one.
-    folder = Path(tempfile.mkdtemp(prefix="osynclr-", dir=parent))
-    path = folder / "groups"
+    remove_abandoned(parent)
+    held = SocketFolder(parent)
+    path = held.path / "groups"
     if len(bytes(path)) >= MAX_IPC_PATH:
-        folder.rmdir()
+        held.remove()
         raise StreamError(
             f"the Unix socket's path {path} exceeds {MAX_IPC_PATH - 1} bytes; set TMPDIR to a "
             "shorter folder or stream.transport to tcp"
         )
-    return Endpoint(f"ipc://{path}", folder)
+    return Endpoint(f"ipc://{path}", held)
 
 
 def tcp_endpoint(host: str = "127.0.0.1", port: int = 0, *, guarded: bool = False) -> Endpoint:

@@ -214,6 +214,10 @@ class Receiver:
         self._close_sockets()
         self._endpoint.remove()
 
+    def abandon(self) -> None:
+        """Remove the endpoint's folder and nothing else: the process is ended out of turn."""
+        self._endpoint.remove()
+
     def _close_sockets(self) -> None:
         if self._doorman is not None:
             self._doorman.close()
