@@ -91,24 +91,32 @@ def test_ranks_leave_in_order_when_torchrun_itself_is_killed(tmp_path: Path) -> 
     assert list((tmp_path / "tmp").glob("osynclr-*")) == []
 
 
-def test_a_run_goes_on_with_other_numbers_of_trainers(tmp_path: Path) -> None:
+def test_a_run_goes_on_with_other_numbers_of_trainers_and_generators(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     steps = 0
-    for num_trainers in (1, 2, 1):
+    for num_trainers, num_generators in ((1, 1), (2, 1), (1, 2)):
         steps += 4
         run = torchrun(
             run_dir,
             *SYNTHETIC,
             f"topology.trainers={num_trainers}",
+            f"topology.generators={num_generators}",
             "trainer.resize_on_resume=true",
             f"trainer.steps={steps}",
-            nproc=num_trainers + 1,
+            nproc=num_trainers + num_generators,
         )
         assert run.code == 0, run.output
         summary = Summary.read(run_dir / "summary.json")
         assert summary.check_identities() == []
         assert (summary.steps, summary.group_uses) == (steps, steps * BATCH_GROUPS)
-    refused = torchrun(run_dir, *SYNTHETIC, "topology.trainers=2", "trainer.steps=16", nproc=3)
+    refused = torchrun(
+        run_dir,
+        *SYNTHETIC,
+        "topology.trainers=2",
+        "topology.generators=1",
+        "trainer.steps=16",
+        nproc=3,
+    )
     assert refused.code != 0
     said = "the checkpoint is of 1 trainers and this run has 2; set trainer.resize_on_resume=true"
     assert refused.output.count(said) == 1
