@@ -3,6 +3,8 @@
     torchrun --nproc_per_node=8 -m online_synclr --config configs/vitb16_8gpu.yaml key=value ...
     python -m online_synclr --config ... --dry-run
     python -m online_synclr keys DIR [NAME ...]
+    python -m online_synclr ledger RUN
+    python -m online_synclr replay RUN --groups 10:20 --out DIR
 
 A wrong setting ends with one line on standard error and exit code 2, before torch is imported.
 A role's package is imported only by the ranks that play it.
@@ -12,12 +14,14 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import NoReturn
 
 from online_synclr import __version__
+from online_synclr.commands.ledger import show_ledger
+from online_synclr.commands.replay import replay
 from online_synclr.config import Config, ConfigError, check, load_config, resolved_yaml
 from online_synclr.launch import check_concept_bank
 from online_synclr.paths import CONFIGS_DIR
@@ -41,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     env = RankEnv.from_environ()
     argv = sys.argv[1:] if argv is None else argv
     try:
-        if argv and argv[0] == "keys":
-            return _make_keys(argv[1:])
+        if argv and argv[0] in _SUBCOMMANDS:
+            return _SUBCOMMANDS[argv[0]](argv[1:])
         arguments = _parser().parse_intermixed_args(argv)
         config = _load(arguments, env)
         if arguments.dry_run:
@@ -78,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Learn visual representations from captions and images generated while "
         "training: some ranks generate, the others train.",
         epilog="Settings are listed in online_synclr/config/schema.py; any of them can be given "
-        "as section.key=value. `keys DIR` instead of all that makes keys for several hosts.",
+        "as section.key=value. Instead of all that: `keys DIR` makes keys for several hosts, "
+        "`ledger RUN` counts what a run trained on, `replay RUN` renders groups of it again.",
     )
     parser.add_argument("--config", type=Path, help="YAML file; shipped ones lie in configs/")
     parser.add_argument("--resume", help="auto, never, or a checkpoint (sets run.resume)")
@@ -200,6 +205,13 @@ def _run(config: Config, env: RankEnv, launch_time: float) -> int:
     except RankFailedError as error:
         _say_once(str(error), env, spokesman=error.spokesman)
         return error.exit_code
+
+
+_SUBCOMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "keys": _make_keys,
+    "ledger": show_ledger,
+    "replay": replay,
+}
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from tests.tiny_step import ALONE, CPU, tiny_batch, tiny_group, tiny_step, weigh
 from trainer import checkpoint, checkpoint_files, checkpoint_reading
 from trainer.distributed import Trainers
 from trainer.intake import Intake, build_intake
+from trainer.ledger import open_ledger
 from trainer.step import TrainStep
 from trainer.totals import Totals
 from trainer.writer import CheckpointWriter
@@ -287,16 +288,7 @@ def test_a_checkpoint_that_could_not_be_written_is_never_called_saved(
 
     said: list[str] = []
     config = make_config(tmp_path)
-    writer = CheckpointWriter(
-        config,
-        make_role(tmp_path),
-        train=tiny_step(config),
-        intake=make_intake(config),
-        trainers=ALONE,
-        reporter=FakeReporter(),  # type: ignore[arg-type]
-        restored=checkpoint.Restored(),
-        say=said.append,
-    )
+    writer = make_writer(tmp_path, config, said)
     monkeypatch.setattr(writer, "totals", lambda merged: Totals())
     with monkeypatch.context() as full_disk:
         full_disk.setattr(checkpoint, "save", fail)
@@ -305,6 +297,21 @@ def test_a_checkpoint_that_could_not_be_written_is_never_called_saved(
     assert said == ["the checkpoint of step 2 could not be written: No space left on device"]
     assert writer.save(4)
     assert writer.save(4)
+
+
+def make_writer(run_dir: Path, config: Config, said: list[str]) -> CheckpointWriter:
+    role, intake = make_role(run_dir), make_intake(config)
+    return CheckpointWriter(
+        config,
+        role,
+        train=tiny_step(config),
+        intake=intake,
+        trainers=ALONE,
+        reporter=FakeReporter(),  # type: ignore[arg-type]
+        ledger=open_ledger(config, role, intake, resumed_step=0, say=said.append),
+        restored=checkpoint.Restored(),
+        say=said.append,
+    )
 
 
 class FakeReporter:

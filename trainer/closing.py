@@ -66,6 +66,7 @@ def summarise(
             "credits": waits[metrics.WAIT_CREDITS],
         },
         generator_shares=figures.generator_shares(),
+        ledger=_ledger(totals),
         generator_restarts=totals.generator_restarts,
         time_to_first_step_s=ending.time_to_first_step_s,
         wall_s=totals.wall_s,
@@ -75,3 +76,13 @@ def summarise(
         ended_by=ending.ended_by,
         synthetic_parts=config.synthetic_parts,
     )
+
+
+def _ledger(totals: Totals) -> dict[str, float]:
+    entered = totals.ledger_groups
+    return {
+        "groups": entered,
+        "groups_lost": totals.ledger_lost,
+        "bytes": totals.ledger_bytes,
+        "bytes_per_group": round(totals.ledger_bytes / entered, 1) if entered else 0.0,
+    }

@@ -28,7 +28,7 @@ def leave(built: Built, stream: StreamEnd, stop: StopRequest, stopped_by: Decisi
         ended_by = _say_why(built, stream, stopped_by)
     stream.receiver.announce_end(ended_by)
     _stop_figures(built)
-    saved = _take_leave(built, stream, stop, cause)
+    saved = _take_leave(built, stream, stop, cause) & _close_ledger(built)
     merged = built.parts.reporter.collect()
     balanced = _summarise(built, merged, ended_by, measure=cause in (None, StopCause.EXHAUSTED))
     return 0 if saved and balanced and cause in (None, StopCause.REQUESTED) else 1
@@ -50,8 +50,22 @@ def leave_diverged(built: Built, stream: StreamEnd, error: DivergedLossError) ->
     stream.receiver.announce_end(ended_by)
     _stop_figures(built)
     _drain(built, stream, built.parts.config.generators.goodbye_s)
+    _close_ledger(built)
     _summarise(built, built.parts.reporter.collect(), ended_by, measure=False)
     return 1
+
+
+def _close_ledger(built: Built) -> bool:
+    """Whether this trainer's ledger is on disk to its end."""
+    error = built.parts.ledger.close(built.loop.step)
+    if error is not None:
+        print(
+            f"online_synclr: trainer {built.parts.trainers.index}: the end of the ledger is not on "
+            f"disk ({error}): make room in run.dir",
+            file=sys.stderr,
+            flush=True,
+        )
+    return error is None
 
 
 def _stop_figures(built: Built) -> None:

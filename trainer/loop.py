@@ -19,6 +19,7 @@ from trainer.batch import BatchMaker
 from trainer.distributed import Trainers
 from trainer.first_trainer import FirstTrainer
 from trainer.intake import Intake, Sampled
+from trainer.ledger import TrainerLedger
 from trainer.objective.schedules import StepSettings
 from trainer.reporter import Reporter
 from trainer.role import TrainerRole
@@ -40,6 +41,7 @@ class LoopParts:
     batches: BatchMaker
     train: TrainStep
     reporter: Reporter
+    ledger: TrainerLedger
     writer: CheckpointWriter
     first: FirstTrainer | None
 
@@ -85,6 +87,7 @@ class TrainLoop:
         if not self.time_to_first_step_s:
             self._begin()
         sampled = self._sample()
+        parts.ledger.note(sampled, self.step + 1)
         batch = parts.batches([item.group for item in sampled], self.step)
         settings = parts.train(batch, self.step)
         parts.reporter.note_sampled(sampled)

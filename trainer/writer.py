@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 from online_synclr.config import Config
 from trainer import checkpoint
+from trainer.collectives import gather_bytes
 from trainer.distributed import Trainers
 from trainer.intake import Intake
+from trainer.ledger import TrainerLedger
 from trainer.report import Merged
 from trainer.reporter import Reporter
 from trainer.role import TrainerRole
@@ -32,6 +34,7 @@ class CheckpointWriter:
         intake: Intake,
         trainers: Trainers,
         reporter: Reporter,
+        ledger: TrainerLedger,
         restored: checkpoint.Restored,
         say: Callable[[str], None],
     ) -> None:
@@ -41,6 +44,7 @@ class CheckpointWriter:
         self._intake = intake
         self._trainers = trainers
         self._reporter = reporter
+        self._ledger = ledger
         self._before = restored.totals
         self._say = say
         self._saved_step = restored.step
@@ -58,14 +62,17 @@ class CheckpointWriter:
         return add_up(self._before, merged, wall_s=wall_s, knn_before=self.knn_before)
 
     def save(self, step: int) -> bool:
-        """Save unless this step's turn has been; False when trainer 0 could not write it.
+        """Save unless this step's turn has been; False when it could not be written.
 
         A disk that is full must not end a run of days: it is said, and tried again when the next
-        checkpoint is due.
+        checkpoint is due. There is none without the ledger of what was trained on up to it.
         """
         if step <= self._saved_step:
             return self._written
         self._saved_step, self._written = step, True
+        if not self._flush_ledgers(step):
+            self._written = False
+            return False
         merged = self._reporter.collect()
         try:
             checkpoint.save(
@@ -82,3 +89,15 @@ class CheckpointWriter:
             self._say(f"the checkpoint of step {step} could not be written: {error}")
             self._written = False
         return self._written
+
+    def _flush_ledgers(self, step: int) -> bool:
+        """Whether every trainer's ledger is on disk up to `step`; the same on all of them."""
+        error = self._ledger.flush(step) or ""
+        errors = gather_bytes(error.encode(), self._trainers.cpu_group)
+        for trainer, text in enumerate(errors):
+            if text:
+                self._say(
+                    f"the checkpoint of step {step} was not written: the ledger of trainer "
+                    f"{trainer} is not on disk ({text.decode()})"
+                )
+        return not any(errors)

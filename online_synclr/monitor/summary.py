@@ -18,6 +18,7 @@ class Summary:
     group in a batch; `groups_trained` those used at least once. kNN accuracies are shares of one,
     None where none was measured. `dropped`: groups, other messages and strangers' connections that
     were not taken in, by reason. `generator_shares` are parts of the images rendered, by id.
+    `ledger`: groups entered, those whose entry was lost, bytes and bytes a group.
     """
 
     steps: int
@@ -44,6 +45,7 @@ class Summary:
     generator_waits: dict[str, float] = field(default_factory=dict)
     generator_shares: dict[str, float] = field(default_factory=dict)
     generator_restarts: int = 0
+    ledger: dict[str, float] = field(default_factory=dict)
     knn_before: float | None = None
     knn_after: float | None = None
     final_loss: float | None = None
@@ -110,6 +112,8 @@ class Summary:
             f"  run folder {run_dir}",
             f"  look at it tensorboard --logdir {run_dir / 'tb'}",
         ]
+        if self.ledger:
+            lines.insert(-2, f"  ledger     {self._recorded()}")
         if self.dropped:
             lines.insert(3, f"  dropped    {self._dropped()}")
         if self.synthetic_parts:
@@ -124,6 +128,13 @@ class Summary:
         trainers = _causes(self.trainer_waits, self.trainer_wait_fraction)
         generators = _causes(self.generator_waits, self.generator_wait_fraction)
         return f"trainers {trainers}; generators {generators}"
+
+    def _recorded(self) -> str:
+        lost = int(self.ledger["groups_lost"])
+        return (
+            f"{int(self.ledger['groups'])} groups at {number(self.ledger['bytes_per_group'])} bytes"
+            + (f", {lost} LOST" if lost else "")
+        )
 
     def _dropped(self) -> str:
         most_first = sorted(self.dropped.items(), key=lambda item: -item[1])
