@@ -22,6 +22,8 @@ class Captions:
     def __init__(self, count: int) -> None:
         self.left = [Captioned(DRAW, f"caption {counter}", counter) for counter in range(count)]
 
+    used_up = False
+
     def take(self, most: int, timeout_s: float) -> list[Captioned]:
         taken, self.left = self.left[:most], self.left[most:]
         return taken

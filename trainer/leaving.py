@@ -31,7 +31,14 @@ def leave(built: Built, stream: StreamEnd, stop: StopRequest, stopped_by: Decisi
     saved = _take_leave(built, stream, stop, cause) & _close_ledger(built)
     merged = built.parts.reporter.collect()
     balanced = _summarise(built, merged, ended_by, measure=cause in (None, StopCause.EXHAUSTED))
-    return 0 if saved and balanced and cause in (None, StopCause.REQUESTED) else 1
+    return 0 if saved and balanced and _is_good_end(cause, stream) else 1
+
+
+def _is_good_end(cause: StopCause | None, stream: StreamEnd) -> bool:
+    """Whether nothing failed. Asked after the goodbyes, which say whether a ledger is used up."""
+    if cause is StopCause.EXHAUSTED:
+        return stream.watch.ledger_used_up()
+    return cause in (None, StopCause.REQUESTED)
 
 
 def leave_diverged(built: Built, stream: StreamEnd, error: DivergedLossError) -> int:

@@ -90,6 +90,33 @@ class Ledger:
     unreadable: list[Path]
 
 
+def open_file(path: Path) -> LedgerFile | None:
+    """A file by its header; None where that is not whole, as after a crash in its first moment.
+
+    Raises:
+        LedgerError: it cannot be read, or is of another version.
+    """
+    try:
+        with path.open("rb") as file:
+            first = next(read_blocks(file), None)
+    except OSError as error:
+        raise LedgerError(f"{path} cannot be read ({error.strerror}); mend that.") from None
+    if first is None or isinstance(first, Damage) or first[0] != HEADER_KIND:
+        return None
+    try:
+        header = _header_decoder.decode(first[1])
+    except msgspec.MsgspecError as error:
+        raise LedgerError(
+            f"{path} is of another version ({error}); read it with the version that wrote it."
+        ) from None
+    if header.format != FORMAT:
+        raise LedgerError(
+            f"{path} has format {header.format}, this version reads {FORMAT}; read it with the "
+            "version that wrote it."
+        )
+    return LedgerFile(path, header)
+
+
 def read_ledger(run_or_ledger: Path) -> Ledger:
     """Open the ledger of a run folder, or a ledger folder.
 
@@ -97,7 +124,7 @@ def read_ledger(run_or_ledger: Path) -> Ledger:
         LedgerError: there is none, or it is not one run's.
     """
     folder = ledger_folder(run_or_ledger)
-    opened = {path: _open(path) for path in sorted(folder.glob("*.ledger"))}
+    opened = {path: open_file(path) for path in sorted(folder.glob("*.ledger"))}
     files = [file for file in opened.values() if file is not None]
     if not files:
         raise LedgerError(
@@ -156,29 +183,6 @@ def use_counts(entries: Iterable[Entry]) -> dict[int, UseCount]:
 
 def _firsts_of(file: LedgerFile) -> Iterator[tuple[LedgerFile, FirstUse]]:
     return ((file, fact) for fact in file.facts() if isinstance(fact, FirstUse))
-
-
-def _open(path: Path) -> LedgerFile | None:
-    """A file by its header; None where that is not whole, as after a crash in its first moment."""
-    try:
-        with path.open("rb") as file:
-            first = next(read_blocks(file), None)
-    except OSError as error:
-        raise LedgerError(f"{path} cannot be read ({error.strerror}); mend that.") from None
-    if first is None or isinstance(first, Damage) or first[0] != HEADER_KIND:
-        return None
-    try:
-        header = _header_decoder.decode(first[1])
-    except msgspec.MsgspecError as error:
-        raise LedgerError(
-            f"{path} is of another version ({error}); read it with the version that wrote it."
-        ) from None
-    if header.format != FORMAT:
-        raise LedgerError(
-            f"{path} has format {header.format}, this version reads {FORMAT}; read it with the "
-            "version that wrote it."
-        )
-    return LedgerFile(path, header)
 
 
 def _in_order(files: Iterable[LedgerFile]) -> list[Attempt]:
