@@ -59,6 +59,21 @@ def test_every_fact_comes_back(
     assert columns.decode(columns.encode(first_entry, firsts, used)) == (firsts, used)
 
 
+def test_facts_out_of_bounds_are_no_block() -> None:
+    good = FirstUse(0, make_recipe(), 1, 1)
+    for bad in (
+        FirstUse(0, msgspec.structs.replace(make_recipe(), caption="x" * 4097), 1, 1),
+        FirstUse(0, msgspec.structs.replace(make_recipe(), concept="x" * 4097), 1, 1),
+        FirstUse(0, make_recipe(-1), 1, 1),
+        FirstUse(0, with_origin(counter=2**63), 1, 1),
+        FirstUse(0, make_recipe(), -1, 1),
+    ):
+        with pytest.raises(ValueError, match="no block of facts"):
+            columns.decode(columns.encode(0, [good, bad], []))
+    with pytest.raises(ValueError, match="no block of facts"):
+        columns.decode(b"\x93\x00\x90\x90")
+
+
 def facts_in(folder: Path, damages: list[Damage] | None = None) -> list[FirstUse | UseCount]:
     ((file,),) = [attempt.files for attempt in read_ledger(folder).attempts]
     return list(file.facts(damages))
@@ -80,7 +95,8 @@ def test_blocks_are_written_as_they_fill_and_at_a_flush(tmp_path: Path) -> None:
     assert facts_in(tmp_path)[-1] == UseCount(3, 2, 1100, True)
     counters = ledger.counters()
     (path,) = (tmp_path / "ledger").iterdir()
-    assert (counters.groups, counters.lost) == (len(given_), 0)
+    assert (counters.groups, counters.groups_on_disk) == (len(given_), len(given_))
+    assert counters.lost == 0
     assert counters.num_bytes == path.stat().st_size
 
 
@@ -245,6 +261,7 @@ def test_a_disk_that_hangs_does_not_hold_up_the_entering(tmp_path: Path) -> None
     for counter in range(3 * writer.BLOCK_GROUPS):
         ledger.first_use(make_recipe(counter), step=1, time_s=1)
     assert ledger.counters().num_bytes < 1000, "only the header is safe yet"
+    assert ledger.counters().groups_on_disk == 0
     goes_on.set()
     assert ledger.close() is None
     assert ledger.counters().groups == 3 * writer.BLOCK_GROUPS

@@ -195,11 +195,11 @@ def _pool(merged: Merged) -> dict[str, float]:
 
 def _ledger(merged: Merged, before: Totals) -> dict[str, float]:
     ledger = merged.ledger
-    groups = before.ledger_groups + ledger.groups
+    on_disk = before.ledger_groups + ledger.groups_on_disk
     return {
-        metrics.LEDGER_GROUPS: groups,
+        metrics.LEDGER_GROUPS: before.ledger_groups + ledger.groups,
         metrics.LEDGER_LOST: before.ledger_lost + ledger.lost,
-        metrics.LEDGER_BYTES_PER_GROUP: (before.ledger_bytes + ledger.num_bytes) / max(1, groups),
+        metrics.LEDGER_BYTES_PER_GROUP: (before.ledger_bytes + ledger.num_bytes) / max(1, on_disk),
         metrics.LEDGER_STEP_S: ledger.step_s,
         metrics.LEDGER_THREAD_S: ledger.thread_s,
     }

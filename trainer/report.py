@@ -203,6 +203,7 @@ def add_ledgers(ledgers: Sequence[LedgerCounters]) -> LedgerCounters:
     return LedgerCounters(
         groups=sum(ledger.groups for ledger in ledgers),
         lost=sum(ledger.lost for ledger in ledgers),
+        groups_on_disk=sum(ledger.groups_on_disk for ledger in ledgers),
         num_bytes=sum(ledger.num_bytes for ledger in ledgers),
         step_s=sum(ledger.step_s for ledger in ledgers),
         thread_s=sum(ledger.thread_s for ledger in ledgers),

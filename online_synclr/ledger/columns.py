@@ -6,13 +6,13 @@ its steps and times hardly change, and its counters rise.
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
+from typing import Any
 
 import msgspec
 
 from online_synclr.ledger.facts import FirstUse, UseCount
-from online_synclr.stream.errors import MalformedMessage
 from online_synclr.stream.group import Origin, Recipe
-from online_synclr.stream.messages import check_recipe
+from online_synclr.stream.messages import MAX_TEXT
 
 _TEXTS = (
     *("concept", "source", "template", "background", "relation"),
@@ -76,56 +76,49 @@ def encode(first_entry: int, firsts: Sequence[FirstUse], counts: Sequence[UseCou
 
 
 def decode(payload: bytes) -> tuple[list[FirstUse], list[UseCount]]:
-    """The facts of a block.
+    """The facts of a block, within the bounds that recipes have on the wire.
 
     Raises:
         ValueError: it is not what `encode` makes.
     """
     try:
         block = _decoder.decode(payload)
-        firsts = _first_uses(block)
-        for fact in firsts:
-            check_recipe(fact.recipe)
-    except (msgspec.MsgspecError, IndexError, TypeError, MalformedMessage) as error:
+        return _first_uses(block), _use_counts(block)
+    except (msgspec.MsgspecError, IndexError, ValueError) as error:
         raise ValueError(f"no block of facts: {error}") from error
-    return firsts, _use_counts(block)
 
 
 def _first_uses(block: Block) -> list[FirstUse]:
-    texts = [[column.different[index] for index in column.chosen] for column in block.texts]
-    numbers = [accumulate(column) for column in block.numbers]
-    origins: list[Origin | None] = [None] * len(block.captions)
-    columns = [accumulate(column) for column in block.origins]
-    for position, *values in zip(accumulate(block.with_origin), *columns, strict=True):
-        origins[position] = Origin(**dict(zip(_ORIGIN, values, strict=True)))
-    rows = zip(
-        block.captions,
-        zip(*texts, strict=True),
-        zip(*numbers, strict=True),
-        origins,
-        accumulate(block.steps),
-        accumulate(block.times_s),
-        strict=True,
-    )
-    return [
-        FirstUse(
-            block.first_entry + index,
-            Recipe(
-                caption=caption,
-                **dict(zip(_TEXTS, words, strict=True)),
-                **dict(zip(_NUMBERS, values, strict=True)),
-                origin=origin,
-            ),
-            step,
-            time_s,
-        )
-        for index, (caption, words, values, origin, step, time_s) in enumerate(rows)
+    if (len(block.texts), len(block.numbers)) != (len(_TEXTS), len(_NUMBERS)):
+        raise ValueError("it has other columns")
+    columns: list[Sequence[Any]] = [
+        _bounded(block.captions),
+        *(_spelt_out(column) for column in block.texts),
+        *(_summed(column) for column in block.numbers),
+        _origins(block),
     ]
+    names = ("caption", *_TEXTS, *_NUMBERS, "origin")
+    rows = zip(_summed(block.steps), _summed(block.times_s), *columns, strict=True)
+    return [
+        FirstUse(entry, Recipe(**dict(zip(names, values, strict=True))), step, time_s)
+        for entry, (step, time_s, *values) in enumerate(rows, block.first_entry)
+    ]
+
+
+def _origins(block: Block) -> list[Origin | None]:
+    origins: list[Origin | None] = [None] * len(block.captions)
+    if len(block.origins) != len(_ORIGIN):
+        raise ValueError("it has other columns")
+    columns = [_summed(column) for column in block.origins]
+    for position, *values in zip(_summed(block.with_origin), *columns, strict=True):
+        origins[position] = Origin(**dict(zip(_ORIGIN, values, strict=True)))
+    return origins
 
 
 def _use_counts(block: Block) -> list[UseCount]:
     rows = zip(
-        accumulate(block.counted), block.uses, accumulate(block.uses_steps), block.left, strict=True
+        *(_summed(block.counted), _naturals(block.uses), _summed(block.uses_steps), block.left),
+        strict=True,
     )
     return [UseCount(*row) for row in rows]
 
@@ -134,6 +127,27 @@ def _named_once(values: Sequence[str]) -> Texts:
     places: dict[str, int] = {}
     chosen = [places.setdefault(value, len(places)) for value in values]
     return Texts(list(places), chosen)
+
+
+def _spelt_out(column: Texts) -> list[str]:
+    different = _bounded(column.different)
+    return [different[place] for place in column.chosen]
+
+
+def _bounded(texts: list[str]) -> list[str]:
+    if texts and max(map(len, texts)) > MAX_TEXT:
+        raise ValueError("a text is too long")
+    return texts
+
+
+def _summed(differences: Iterable[int]) -> list[int]:
+    return _naturals(list(accumulate(differences)))
+
+
+def _naturals(numbers: list[int]) -> list[int]:
+    if numbers and not 0 <= min(numbers) <= max(numbers) < 2**63:
+        raise ValueError("a number is out of bounds")
+    return numbers
 
 
 def _differences(values: Iterable[int]) -> list[int]:

@@ -31,12 +31,13 @@ MAX_BLOCKS: Final = 256
 class LedgerCounters(msgspec.Struct, frozen=True, kw_only=True):
     """Of one trainer and attempt, cumulative: groups entered, and those whose entry was lost.
 
-    `num_bytes`: safe on disk. `step_s`: time the training loop spent on the ledger, `thread_s` its
-    thread, disk included.
+    `num_bytes`: safe on disk, for `groups_on_disk` of them. `step_s`: time the training loop spent
+    on the ledger, `thread_s` its thread, disk included.
     """
 
     groups: int = 0
     lost: int = 0
+    groups_on_disk: int = 0
     num_bytes: int = 0
     step_s: float = 0.0
     thread_s: float = 0.0
@@ -75,6 +76,7 @@ class LedgerWriter:
         self._closed = False
         self._error: str | None = None
         self._lost = 0
+        self._on_disk = 0
         self._thread_s = 0.0
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
@@ -113,6 +115,7 @@ class LedgerWriter:
             return LedgerCounters(
                 groups=self._num_entries - self._lost,
                 lost=self._lost,
+                groups_on_disk=self._on_disk,
                 num_bytes=self._file.num_bytes,
                 thread_s=self._thread_s,
             )
@@ -179,13 +182,16 @@ class LedgerWriter:
                 block = self._waiting[0]
             try:
                 self._file.append(block.packed())
+                written = True
             except OSError as error:
                 return error.strerror or str(error)
             except Exception as error:  # no later try can help, and the thread must go on
+                written = False
                 with self._changed:
                     self._lose(block, repr(error))
             with self._changed:
                 self._waiting.popleft()
+                self._on_disk += block.num_groups if written else 0
 
     def _note(self, error: str | None) -> None:
         if error is not None and error != self._error:

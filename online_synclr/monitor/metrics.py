@@ -156,7 +156,7 @@ LEDGER_LOST = _declare(
     "Groups so far whose entry was lost, because the disk took none for too long; should be 0.",
 )
 LEDGER_BYTES_PER_GROUP = _declare(
-    "ledger/bytes_per_group", "bytes", "Bytes of the ledger on disk for each group entered so far."
+    "ledger/bytes_per_group", "bytes", "Bytes of the ledger for each group that it has on disk."
 )
 LEDGER_STEP_S = _declare(
     "ledger/step_s",
