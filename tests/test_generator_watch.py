@@ -6,7 +6,7 @@ import pytest
 
 from online_synclr.config import Config
 from online_synclr.stream.errors import StreamError
-from online_synclr.stream.peers import PeerView
+from online_synclr.stream.peers import LEDGER_USED_UP, PeerView
 from trainer import first_trainer, generator_watch
 from trainer.first_trainer import FirstTrainer
 from trainer.generator_watch import REFRESH_S, GeneratorWatch, num_serving
@@ -42,6 +42,18 @@ class FakeReceiver:
         if self.dead:
             raise StreamError("the receiver's thread failed")
         return self.views
+
+
+def test_a_ledger_that_is_used_up_is_told_from_a_generator_that_left() -> None:
+    done = {"connection": "ended", "counters": {LEDGER_USED_UP: 1.0}}
+    first, second = make_view(**done), make_view("g1", **done)
+    assert GeneratorWatch(FakeReceiver(first, second), 2).ledger_used_up()
+    assert "captions.ledger" in GeneratorWatch(FakeReceiver(first), 1).reason()
+    left = make_view("g1", connection="ended")
+    assert not GeneratorWatch(FakeReceiver(first, left), 2).ledger_used_up()
+    sending = make_view("g1", counters={LEDGER_USED_UP: 1.0})
+    assert not GeneratorWatch(FakeReceiver(first, sending), 2).ledger_used_up()
+    assert not GeneratorWatch(FakeReceiver(), 1).ledger_used_up()
 
 
 GONE = [

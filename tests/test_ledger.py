@@ -248,6 +248,20 @@ def test_what_no_disk_takes_is_bounded_and_its_loss_is_told(
     assert ledger.counters().groups == 7
 
 
+def test_what_cannot_be_written_at_all_is_counted_and_the_rest_goes_on(tmp_path: Path) -> None:
+    said: list[str] = []
+    ledger = open_writer(tmp_path, said=said)
+    half_a_character = msgspec.structs.replace(make_recipe(), caption="\ud800")
+    ledger.first_use(half_a_character, step=1, time_s=1)
+    assert ledger.flush() is None, "trying again would not help"
+    ledger.first_use(make_recipe(1), step=2, time_s=1)
+    assert ledger.close() is None
+    assert [fact.entry for fact in facts_in(tmp_path)] == [1]
+    assert (ledger.counters().lost, ledger.counters().groups_on_disk) == (1, 1)
+    assert len(said) == 1
+    assert "lost 1 groups" in said[0]
+
+
 def test_a_disk_that_hangs_does_not_hold_up_the_entering(tmp_path: Path) -> None:
     goes_on = threading.Event()
 

@@ -28,10 +28,11 @@ def leave(built: Built, stream: StreamEnd, stop: StopRequest, stopped_by: Decisi
         ended_by = _say_why(built, stream, stopped_by)
     stream.receiver.announce_end(ended_by)
     _stop_figures(built)
-    saved = _take_leave(built, stream, stop, cause) & _close_ledger(built)
+    saved = _take_leave(built, stream, stop, cause)
+    recorded = _close_ledger(built)
     merged = built.parts.reporter.collect()
     balanced = _summarise(built, merged, ended_by, measure=cause in (None, StopCause.EXHAUSTED))
-    return 0 if saved and balanced and _is_good_end(cause, stream) else 1
+    return 0 if saved and recorded and balanced and _is_good_end(cause, stream) else 1
 
 
 def _is_good_end(cause: StopCause | None, stream: StreamEnd) -> bool:
