@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psutil
 import zmq
@@ -27,7 +28,7 @@ import zmq
 from benchmarks.hostile_messages import HostileMessages
 from online_synclr.stream.endpoints import make_endpoint
 from online_synclr.stream.frames import pack
-from online_synclr.stream.group import Group, Recipe
+from online_synclr.stream.group import Group, Origin, Recipe
 from online_synclr.stream.keys import RANKS, GeneratorKey, KeyFolder, load_generator_key
 from online_synclr.stream.messages import GroupHeader, Hello
 from online_synclr.stream.peers import ReceiverCounters
@@ -115,8 +116,10 @@ def hello(generator_id: str) -> Hello:
 def hostile(seed: int) -> HostileMessages:
     """What one connection sends; the generators' names repeat, as a real attacker's would."""
     payload = np.random.default_rng(seed).integers(0, 256, SHAPE, dtype=np.uint8).tobytes()
+    origin = Origin(run_seed=2, incarnation=1, stream=0, counter=seed)
+    repeated = msgspec.structs.replace(recipe(0, run_seed=1), origin=origin)
     header = GroupHeader(
-        recipe=recipe(0, run_seed=1), shape=SHAPE, encoding="raw", payload_bytes=len(payload),
+        recipe=repeated, shape=SHAPE, encoding="raw", payload_bytes=len(payload),
         sequence=0, lease=1,
     )  # fmt: skip
     return HostileMessages(seed, hello(f"g{1 + seed % FUZZERS}"), header, payload)

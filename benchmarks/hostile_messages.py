@@ -142,8 +142,7 @@ class HostileMessages:
     def _hostile_field(self) -> Frames:
         fields, payload = self._fields()
         target = fields
-        nested = [value for value in fields.values() if isinstance(value, dict) and value]
-        if nested and self._random.random() < 0.5:
+        while (nested := _dicts_in(target)) and self._random.random() < 0.5:
             target = self._random.choice(nested)
         target[self._random.choice(list(target))] = self._random.choice(HOSTILE_VALUES)
         return framed(msgspec.msgpack.encode(fields), payload)
@@ -195,3 +194,7 @@ class HostileMessages:
 
     def _replayed(self) -> Frames:
         return [bytes(frame) for frame in pack(self._header, self._payload)]
+
+
+def _dicts_in(fields: dict[str, Any]) -> list[dict[str, Any]]:
+    return [value for value in fields.values() if isinstance(value, dict) and value]

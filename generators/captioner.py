@@ -85,6 +85,11 @@ class Captioner:
             self._changed.notify_all()
             return taken
 
+    @property
+    def used_up(self) -> bool:
+        """Whether there will never be another caption: a concept bank has no end."""
+        return False
+
     def close(self, timeout_s: float = 2.0) -> None:
         """Write no more; waits up to `timeout_s` for the batch under way."""
         with self._changed:

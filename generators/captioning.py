@@ -1,14 +1,70 @@
-"""Builds the captioner of one engine start."""
+"""Where the captions of one engine start come from, and the recipes made of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from generators.caption_filter import CaptionFilter
 from generators.captioner import Captioned, Captioner
 from generators.concepts import ConceptBank, ConceptStream
 from generators.counters import Counters
 from generators.language.base import LanguageModel
+from generators.ledger_captions import Recorded, ReplayedRecipes, build_ledger_captions
 from generators.prompts import build_prompt
+from generators.render_loop import CaptionSource
 from generators.spec import EngineSpec
 from online_synclr.seeds import derive_seed
 from online_synclr.stream.group import Recipe
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captions(Generic[T]):
+    """A source of captions with what turns one into a recipe, given the renderer's fingerprint.
+
+    `fingerprint` names the writer; `close` ends what `start` has begun.
+    """
+
+    source: CaptionSource[T]
+    recipe_of: Callable[[T, str], Recipe]
+    fingerprint: str
+    start: Callable[[], None] = lambda: None
+    close: Callable[[], None] = lambda: None
+
+
+def written_captions(
+    spec: EngineSpec, bank: ConceptBank, model: LanguageModel, counters: Counters
+) -> Captions[Captioned]:
+    """Captions that a language model writes for draws from a concept bank."""
+    captioner = build_captioner(spec, bank, model, counters)
+    return Captions(
+        source=captioner,
+        recipe_of=lambda captioned, image_fingerprint: recipe_of(
+            captioned,
+            spec,
+            llm_fingerprint=model.fingerprint,
+            image_fingerprint=image_fingerprint,
+        ),
+        fingerprint=model.fingerprint,
+        start=captioner.start,
+        close=captioner.close,
+    )
+
+
+def recorded_captions(
+    spec: EngineSpec, counters: Counters, say: Callable[[str], None]
+) -> Captions[Recorded]:
+    """Captions of an earlier run's ledger.
+
+    Raises:
+        SetupError: it cannot be used.
+    """
+    return Captions(
+        source=build_ledger_captions(spec, counters),
+        recipe_of=ReplayedRecipes(spec, say),
+        fingerprint=f"ledger:{spec.config.captions.ledger}",
+    )
 
 
 def build_captioner(

@@ -1,13 +1,15 @@
 """The engine child: language model, renderer and sender in one process.
 
     main thread      loads the models, then: captions -> images -> sender
-    captioner        draws -> prompts -> language model -> filter -> bounded queue
+    captioner        draws -> prompts -> language model -> filter -> bounded queue (no thread and
+                     no model with captions.backend=ledger)
     sender           groups -> trainers, under their credits
     heartbeat        counters -> trainers and supervisor
     lifeline         waits for the supervisor's word, or for its end
 
 Run by the supervisor as `python -m generators.engine SPEC LIFELINE_FD REPORT_FD`. It ends well on
-END from the trainers and on a stop request (lifeline or SIGTERM), having finished what it holds.
+END from the trainers, on a stop request (lifeline or SIGTERM), and once the ledger that it renders
+from is used up; each time having finished what it holds.
 """
 
 import faulthandler
@@ -19,8 +21,9 @@ import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from generators.captioning import build_captioner, recipe_of
+from generators.captioning import Captions, recorded_captions, written_captions
 from generators.concepts import ConceptBank, ConceptBankError
 from generators.counters import Counters
 from generators.errors import ServerAbsentError, SetupError
@@ -29,7 +32,6 @@ from generators.heartbeat import Heartbeat
 from generators.images.factory import create_renderer
 from generators.images.quality_gate import QualityGate
 from generators.images.renderer import Renderer
-from generators.language.base import LanguageModel
 from generators.language.factory import create_language_model
 from generators.last_words import describe
 from generators.lifeline import die_with_parent, end_everything, watch_parent
@@ -110,41 +112,43 @@ class Engine:
         with ExitStack() as stack:
             heartbeat = Heartbeat(self._tell, every_s=settings.stream.heartbeat_s)
             stack.callback(heartbeat.close)
-            bank = ConceptBank.load(settings.captions.bank)
+            # Before the GPU is taken: the trainers' own ledger may have to be waited for.
+            captions: Captions[Any] | None = None
+            if settings.captions.backend == "ledger":
+                captions = recorded_captions(self._spec, self._counters, _say)
+                _say(f"captions: those of the ledger in {settings.captions.ledger}")
             _limit_threads(self._spec)
             with gpu_start_lock(os.environ.get("CUDA_VISIBLE_DEVICES", "")):
-                model = create_language_model(
-                    settings.captions,
-                    device=self._spec.device,
-                    server_url=self._spec.server_url,
-                    # Half, so that waiting for it is not taken for an engine that hangs.
-                    server_patience_s=settings.generators.stall_s / 2,
-                    say=_say,
-                )
+                captions = captions or self._load_language_model()
                 renderer = create_renderer(settings.images, device=self._spec.device, say=_say)
             # The models are never closed: this process ends next, and the captioner thread may
             # still be inside one of them.
-            self._work(bank, model, renderer, heartbeat)
+            self._work(captions, renderer, heartbeat)
 
-    def _work(
-        self, bank: ConceptBank, model: LanguageModel, renderer: Renderer, heartbeat: Heartbeat
-    ) -> None:
+    def _load_language_model(self) -> Captions[Any]:
+        settings = self._spec.config
+        bank = ConceptBank.load(settings.captions.bank)
+        model = create_language_model(
+            settings.captions,
+            device=self._spec.device,
+            server_url=self._spec.server_url,
+            # Half, so that waiting for it is not taken for an engine that hangs.
+            server_patience_s=settings.generators.stall_s / 2,
+            say=_say,
+        )
+        return written_captions(self._spec, bank, model, self._counters)
+
+    def _work(self, captions: Captions[Any], renderer: Renderer, heartbeat: Heartbeat) -> None:
         spec, settings = self._spec, self._spec.config
-        captioner = build_captioner(spec, bank, model, self._counters)
-        captioner.start()
+        captions.start()
         _say("the models are ready")
-        sender = self._sender = self._connect(model, renderer)
+        sender = self._sender = self._connect(captions, renderer)
         self._stop.loading = False
         loop = RenderLoop(
-            captions=captioner,
+            captions=captions.source,
             renderer=renderer,
             sender=sender,
-            recipe_of=lambda captioned: recipe_of(
-                captioned,
-                spec,
-                llm_fingerprint=model.fingerprint,
-                image_fingerprint=renderer.fingerprint,
-            ),
+            recipe_of=lambda captioned: captions.recipe_of(captioned, renderer.fingerprint),
             batch_groups=settings.images.batch_groups,
             gate=QualityGate(spec.image_shape, settings.images.min_contrast),
             drain_s=settings.generators.goodbye_s / 4,
@@ -160,11 +164,11 @@ class Engine:
             raise
         finally:
             heartbeat.set_state("draining")
-            captioner.close()
+            captions.close()
             self._tell("draining")
             sender.close(settings.generators.goodbye_s / 2)
 
-    def _connect(self, model: LanguageModel, renderer: Renderer) -> Sender:
+    def _connect(self, captions: Captions[Any], renderer: Renderer) -> Sender:
         spec, stream = self._spec, self._spec.config.stream
         hello = Hello(
             run_id=spec.role.run_id,
@@ -173,7 +177,7 @@ class Engine:
             incarnation=spec.role.incarnation,
             stream=spec.stream,
             image_shape=spec.image_shape,
-            fingerprint=f"{model.fingerprint} {renderer.fingerprint}",
+            fingerprint=f"{captions.fingerprint} {renderer.fingerprint}",
         )
         return Sender(
             spec.role.trainer_addresses,
@@ -200,7 +204,8 @@ class Engine:
 
 
 def _limit_threads(spec: EngineSpec) -> None:
-    if spec.config.images.backend == "synthetic" and spec.config.captions.backend == "template":
+    captions = spec.config.captions.backend
+    if spec.config.images.backend == "synthetic" and captions in ("template", "ledger"):
         return
     import torch
 

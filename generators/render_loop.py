@@ -1,16 +1,16 @@
 """The engine's main loop: captions -> renderer -> quality gate -> sender.
 
 It waits for captions (the captioner thread brings them) and for room at the sender (trainers make
-it by asking for groups). A stop request and END end both waits.
+it by asking for groups). A stop request and END end both waits; so does the end of a ledger, once
+all is sent.
 """
 
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from generators.barren import BarrenWatch
-from generators.captioner import Captioned
 from generators.counters import Counters
 from generators.images.quality_gate import GateReason, QualityGate
 from generators.images.renderer import Renderer
@@ -21,11 +21,18 @@ _BARREN_BATCHES = 4
 _BARREN_GROUPS = 32
 
 
-class CaptionSource(Protocol):
-    """Where captions come from."""
+T = TypeVar("T")
 
-    def take(self, most: int, timeout_s: float) -> list[Captioned]:
+
+class CaptionSource(Protocol[T]):
+    """Where captions come from, in whatever form their recipes are made from."""
+
+    def take(self, most: int, timeout_s: float) -> list[T]:
         """Up to `most`; none if none came in time."""
+
+    @property
+    def used_up(self) -> bool:
+        """Whether none will ever come again."""
 
 
 class GroupTaker(Protocol):
@@ -34,17 +41,20 @@ class GroupTaker(Protocol):
     def put(self, group: Group, timeout_s: float) -> bool:
         """Hand a group over; False: the time was up, or nothing is taken any more."""
 
+    def wait_sent(self, timeout_s: float) -> bool:
+        """Whether all that was handed over is on its way; waits for that up to `timeout_s`."""
 
-class RenderLoop:
+
+class RenderLoop(Generic[T]):
     """Renders until `stopping`; then delivers what it holds for at most `drain_s`."""
 
     def __init__(
         self,
         *,
-        captions: CaptionSource,
+        captions: CaptionSource[T],
         renderer: Renderer,
         sender: GroupTaker,
-        recipe_of: Callable[[Captioned], Recipe],
+        recipe_of: Callable[[T], Recipe],
         batch_groups: int,
         gate: QualityGate,
         drain_s: float,
@@ -68,7 +78,7 @@ class RenderLoop:
         self._barren = BarrenWatch("groups", least=_BARREN_GROUPS, batches=_BARREN_BATCHES)
 
     def run(self) -> None:
-        """Work until asked to stop.
+        """Work until asked to stop, or until the captions are used up and their groups sent.
 
         Raises:
             GeneratorError: the gate has refused every group for a while.
@@ -79,6 +89,8 @@ class RenderLoop:
             if captioned:
                 for group in self._render([self._recipe_of(one) for one in captioned]):
                     self._deliver(group)
+            elif self._captions.used_up and self._sender.wait_sent(_TICK_S):
+                return
 
     def _render(self, recipes: list[Recipe]) -> list[Group]:
         """The groups that passed the gate. All are judged before one waits for its credit."""

@@ -15,6 +15,8 @@ class GeneratorRole:
         run_dir: Run folder; logs and the node's server address are written below it.
         incarnation: Of this attempt; raised before any engine starts.
         generator_index: Among all generators of the run, from 0.
+        num_generators: Generators that share the run's work by their index; None: this one joined
+            on its own.
         node_index: The node this generator is on.
         local_generator_index: Among the generators of this node, from 0; the first one starts the
             node's server.
@@ -29,6 +31,7 @@ class GeneratorRole:
     run_dir: Path
     incarnation: int
     generator_index: int
+    num_generators: int | None = None
     node_index: int
     local_generator_index: int
     trainer_addresses: tuple[str, ...]

@@ -4,6 +4,8 @@
     python -m online_synclr --config ... --dry-run
     python -m online_synclr keys DIR [NAME ...]
     python -m online_synclr generate --connect ADDRESS --config ... key=value ...
+    python -m online_synclr ledger RUN
+    python -m online_synclr replay RUN --groups 10:20 --out DIR
 
 A wrong setting ends with one line on standard error and exit code 2, before torch is imported.
 A role's package is imported only by the ranks that play it.
@@ -20,7 +22,9 @@ from pathlib import Path
 from online_synclr import __version__
 from online_synclr.commands.generate import generate
 from online_synclr.commands.keys import make_keys
+from online_synclr.commands.ledger import show_ledger
 from online_synclr.commands.parser import Parser
+from online_synclr.commands.replay import replay
 from online_synclr.config import Config, ConfigError, check, load_config, resolved_yaml
 from online_synclr.launch import check_concept_bank
 from online_synclr.launcher_death import leave_with_launcher
@@ -76,7 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         "training: some ranks generate, the others train.",
         epilog="Settings are listed in online_synclr/config/schema.py; any of them can be given "
         "as section.key=value. Instead of all that: `keys DIR` makes keys for several hosts, "
-        "`generate --connect ADDRESS` joins a running job as a generator (each with --help).",
+        "`generate --connect ADDRESS` joins a running job as a generator, `ledger RUN` counts what "
+        "a run trained on, `replay RUN` renders groups of it again (each with --help).",
     )
     parser.add_argument("--config", type=Path, help="YAML file; shipped ones lie in configs/")
     parser.add_argument("--resume", help="auto, never, or a checkpoint (sets run.resume)")
@@ -180,6 +185,8 @@ def _run(config: Config, env: RankEnv, launch_time: float) -> int:
 _SUBCOMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "keys": make_keys,
     "generate": generate,
+    "ledger": show_ledger,
+    "replay": replay,
 }
 
 

@@ -173,6 +173,7 @@ def _run_generator(place: "_Place") -> int:
         run_dir=place.config.run.dir,
         incarnation=identity.incarnation,
         generator_index=place.index_among(place.roster.generators),
+        num_generators=len(place.roster.generators),
         node_index=place.env.node,
         local_generator_index=local_index,
         trainer_addresses=tuple(addresses),
@@ -200,11 +201,13 @@ def _check_generator(config: Config, *, spokesman: bool) -> None:
 
 
 def check_concept_bank(config: Config) -> None:
-    """Read the concept bank as a generator does, for its errors.
+    """Read the concept bank, if one is used, as a generator does, for its errors.
 
     Raises:
         ConfigError: a file of the bank is missing or wrong.
     """
+    if config.captions.backend == "ledger":
+        return
     from generators.concepts import ConceptBank, ConceptBankError
 
     try:

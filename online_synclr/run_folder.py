@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from online_synclr.config import ConfigError
+from online_synclr.ledger.facts import FOLDER_NAME
 
 INCARNATION_NAME = "incarnation"
 LOCK_POLL_S = 0.2
@@ -57,6 +58,11 @@ class RunFolder:
     def logs(self) -> Path:
         """Logs of the processes a run starts beside its ranks."""
         return self.root / "logs"
+
+    @property
+    def ledger(self) -> Path:
+        """Recipes of the groups trained on, one file a trainer rank and attempt."""
+        return self.root / FOLDER_NAME
 
     @property
     def keys(self) -> Path:

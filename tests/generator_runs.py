@@ -36,6 +36,7 @@ role = GeneratorRole(
     run_dir=Path(given["run_dir"]),
     incarnation=1,
     generator_index=0,
+    num_generators=1,
     node_index=0,
     local_generator_index=0,
     trainer_addresses=(given["address"],),

@@ -3,9 +3,10 @@
 import threading
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 
-from online_synclr.stream.group import Group, Recipe
+from online_synclr.stream.group import Group, Origin, Recipe
 from online_synclr.stream.messages import Hello
 
 SHAPE = (2, 3, 8, 8)
@@ -29,6 +30,13 @@ def make_recipe(counter: int = 0, *, images: int = SHAPE[0], stream: int = 1) ->
         llm_fingerprint="llm",
         image_fingerprint="image",
     )
+
+
+def with_origin(recipe: Recipe | None = None, **numbers: int) -> Recipe:
+    """A recipe that repeats another rendering, whose numbers are these."""
+    known = {"run_seed": 3, "incarnation": 2, "stream": 1, "counter": 4}
+    origin = Origin(**{**known, **numbers})
+    return msgspec.structs.replace(recipe or make_recipe(), origin=origin)
 
 
 def images_of(counter: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:

@@ -24,6 +24,7 @@ from tests.tiny_step import ALONE, CPU, tiny_batch, tiny_group, tiny_step, weigh
 from trainer import checkpoint, checkpoint_files, checkpoint_reading
 from trainer.distributed import Trainers
 from trainer.intake import Intake, build_intake
+from trainer.ledger import open_ledger
 from trainer.save_record import SaveRecord
 from trainer.step import TrainStep
 from trainer.totals import Totals
@@ -276,17 +277,7 @@ def test_a_checkpoint_that_could_not_be_written_is_never_called_saved(
 
     said: list[str] = []
     config = make_config(tmp_path)
-    writer = CheckpointWriter(
-        config,
-        make_role(tmp_path),
-        train=tiny_step(config),
-        intake=make_intake(config),
-        trainers=ALONE,
-        reporter=FakeReporter(),  # type: ignore[arg-type]
-        restored=checkpoint.Restored(),
-        saves=SaveRecord(),
-        say=said.append,
-    )
+    writer = make_writer(tmp_path, config, said)
     monkeypatch.setattr(writer, "totals", lambda merged: Totals())
     with monkeypatch.context() as full_disk:
         full_disk.setattr(checkpoint, "save", fail)
@@ -298,6 +289,22 @@ def test_a_checkpoint_that_could_not_be_written_is_never_called_saved(
     assert writer.save(4)
     assert writer.save(4)
     assert said[1:] == ["the checkpoint of step 4 is written; 2 before it could not be"]
+
+
+def make_writer(run_dir: Path, config: Config, said: list[str]) -> CheckpointWriter:
+    role, intake = make_role(run_dir), make_intake(config)
+    return CheckpointWriter(
+        config,
+        role,
+        train=tiny_step(config),
+        intake=intake,
+        trainers=ALONE,
+        reporter=FakeReporter(),  # type: ignore[arg-type]
+        ledger=open_ledger(config, role, intake, resumed_step=0, say=said.append),
+        restored=checkpoint.Restored(),
+        saves=SaveRecord(),
+        say=said.append,
+    )
 
 
 class FakeReporter:

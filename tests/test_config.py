@@ -132,6 +132,13 @@ def test_wrong_settings_are_named(override: str, sentence: str, demo: Path) -> N
         (["captions.backend=openai"], "captions.url"),
         (["captions.backend=vllm", "captions.server=per_node"], "captions.backend"),
         (["captions.url=http://127.0.0.1:1/v1", "captions.server=per_node"], "captions.url"),
+        (["captions.backend=ledger"], "needs captions.ledger"),
+        (["captions.backend=ledger", "captions.ledger=/no/such/run"], "there is no ledger in /no"),
+        (["captions.ledger=/no/such/run"], "set captions.backend=ledger"),
+        (
+            ["captions.backend=ledger", "captions.ledger=/a", "captions.server=per_node"],
+            "captions.server=per_node",
+        ),
         (["images.lora=./no-such-lora"], "images.lora: there is no folder"),
         (["images.vae=embedded"], "images.vae: there is no folder"),
         (["images.render_px=68"], "images.render_px=68 is not a multiple of 8"),
@@ -160,6 +167,19 @@ def test_contradictions_are_refused(
         check(config)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_may_not_train_from_its_own_ledger(demo: Path, tmp_path: Path) -> None:
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger" / "000001-t0.ledger").touch()
+    settings = ["captions.backend=ledger", "captions.model=/no/such/model"]
+    own = load_config(demo, [f"run.dir={tmp_path}", f"captions.ledger={tmp_path}", *settings])
+    with pytest.raises(ConfigError, match="this run's own ledger"):
+        check(own)
+    another = load_config(
+        demo, [f"run.dir={tmp_path / 'b'}", f"captions.ledger={tmp_path}", *settings]
+    )
+    check(another)
 
 
 def test_a_batch_must_divide_over_the_trainers(demo: Path, tmp_path: Path) -> None:

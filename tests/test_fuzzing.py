@@ -14,13 +14,21 @@ from online_synclr.stream.frames import pack
 from online_synclr.stream.messages import GroupHeader, Reject, Status
 from online_synclr.stream.trainer_side import TrainerSide
 from tests.stream_ends import RawDealer, adds_up, put_all, receiving, seen, sending, wait_until
-from tests.stream_helpers import RUN_ID, SHAPE, FakeSink, images_of, make_hello, make_recipe
+from tests.stream_helpers import (
+    RUN_ID,
+    SHAPE,
+    FakeSink,
+    images_of,
+    make_hello,
+    make_recipe,
+    with_origin,
+)
 
 
 def hostile(seed: int, generator_id: str = "g9") -> HostileMessages:
     payload = images_of(0).tobytes()
     header = GroupHeader(
-        recipe=make_recipe(0), shape=SHAPE, encoding="raw", payload_bytes=len(payload),
+        recipe=with_origin(make_recipe(0)), shape=SHAPE, encoding="raw", payload_bytes=len(payload),
         sequence=0, lease=1,
     )  # fmt: skip
     return HostileMessages(seed, make_hello(generator_id), header, payload)

@@ -6,7 +6,7 @@ import pytest
 
 from online_synclr.config import Config
 from online_synclr.stream.errors import StreamError
-from online_synclr.stream.peers import PeerView
+from online_synclr.stream.peers import LEDGER_USED_UP, PeerView
 from tests.report_helpers import make_view
 from trainer import generator_watch
 from trainer.figures import Figures
@@ -29,6 +29,18 @@ class FakeReceiver:
         if self.dead:
             raise StreamError("the receiver's thread failed")
         return self.views
+
+
+def test_a_ledger_that_is_used_up_is_told_from_a_generator_that_left() -> None:
+    done = {"connection": "ended", "counters": {LEDGER_USED_UP: 1.0}}
+    first, second = make_view(**done), make_view("g1", **done)
+    assert GeneratorWatch(FakeReceiver(first, second), 2).ledger_used_up()
+    assert "captions.ledger" in GeneratorWatch(FakeReceiver(first), 1).reason()
+    left = make_view("g1", connection="ended")
+    assert not GeneratorWatch(FakeReceiver(first, left), 2).ledger_used_up()
+    sending = make_view("g1", counters={LEDGER_USED_UP: 1.0})
+    assert not GeneratorWatch(FakeReceiver(first, sending), 2).ledger_used_up()
+    assert not GeneratorWatch(FakeReceiver(), 1).ledger_used_up()
 
 
 GONE = [
@@ -144,7 +156,7 @@ def first_trainer_of(monitor: FakeMonitor, watch: GeneratorWatch) -> FirstTraine
         figures=Figures(Config(), Totals()),
         probe=unused,
         backbone=unused,
-        watch=GeneratorWatch(FakeReceiver(make_view(state="loading")), 1),
+        watch=watch,
         start_step=0,
     )
 

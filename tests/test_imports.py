@@ -18,6 +18,8 @@ PACKAGES = [
     "online_synclr.rendezvous",
     "online_synclr.stream",
     "online_synclr.monitor",
+    "online_synclr.ledger.reading",
+    "online_synclr.ledger.writer",
     "generators",
     "trainer",
 ]
@@ -57,6 +59,8 @@ def imports_of(path: Path) -> set[str]:
         ("trainer", "generators"),
         ("online_synclr/stream", "trainer"),
         ("online_synclr/stream", "generators"),
+        ("online_synclr/ledger", "trainer"),
+        ("online_synclr/ledger", "generators"),
         ("online_synclr/monitor", "trainer"),
         ("online_synclr/monitor", "generators"),
     ],

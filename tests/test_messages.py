@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from online_synclr.seeds import noise_seed
 from online_synclr.stream.errors import MalformedMessage
 from online_synclr.stream.frames import PREFIX_BYTES, pack, unpack
 from online_synclr.stream.messages import (
@@ -29,7 +30,7 @@ from online_synclr.stream.messages import (
     decode_body,
 )
 from online_synclr.stream.payload import SMALL_BYTES, JpegCodec, RawCodec, make_codec
-from tests.stream_helpers import SHAPE, images_of, make_hello, make_recipe
+from tests.stream_helpers import SHAPE, images_of, make_hello, make_recipe, with_origin
 
 MESSAGES: list[Message] = [
     make_hello(),
@@ -112,6 +113,16 @@ def test_no_truncated_header_passes(length: int) -> None:
             unpack([header[:length], payload])
 
 
+def test_a_group_rendered_again_carries_the_first_renderings_seeds() -> None:
+    plain, again = make_recipe(5), with_origin(make_recipe(9), counter=5)
+    message, _ = unpack(pack(make_header(recipe=again), images_of(5).tobytes()))
+    assert isinstance(message, GroupHeader)
+    assert message.recipe == again
+    assert again.own_key == make_recipe(9).own_key
+    assert again.noise_seeds() == [noise_seed(3, 2, 1, 5, image) for image in range(SHAPE[0])]
+    assert plain.noise_key == plain.own_key
+
+
 def test_payload_and_header_cannot_be_exchanged() -> None:
     first = packed_group()
     second = [bytes(f) for f in pack(make_header(sequence=13), images_of(6).tobytes())]
@@ -125,6 +136,8 @@ def test_payload_and_header_cannot_be_exchanged() -> None:
         (make_header(payload_bytes=1), "payload_size"),
         (make_header(recipe=make_recipe(images=3)), "image_count"),
         (make_header(recipe=make_recipe(-1)), "recipe_number"),
+        (make_header(recipe=with_origin(counter=-1)), "recipe_number"),
+        (make_header(recipe=with_origin(run_seed=2**63)), "recipe_number"),
         (make_header(shape=(2, 3, 0, 8)), "header"),
         (make_header(shape=(2, 3, 8, 10**6)), "header"),
         (make_header(dtype="float32"), "header"),

@@ -1,6 +1,7 @@
 """Every group offered is sent once, counted as unsent once, or handed back."""
 
 import numpy as np
+import pytest
 
 from online_synclr.stream.group import Group
 from online_synclr.stream.outbox import Outbox
@@ -32,6 +33,18 @@ def test_a_group_put_back_after_the_stop_is_unsent() -> None:
     outbox.stop()
     outbox.put_back(group)
     assert outbox.unsent == 3
+
+
+def test_nothing_is_left_to_send_once_the_group_in_hand_is_gone() -> None:
+    outbox = filled(1)
+    assert not outbox.wait_sent(0.0)
+    assert outbox.take() is not None
+    assert not outbox.wait_sent(0.0), "in hand is not on its way"
+    outbox.sent()
+    assert outbox.wait_sent(0.0)
+    outbox.fail(ValueError("refused"))
+    with pytest.raises(ValueError, match="refused"):
+        outbox.wait_sent(0.0)
 
 
 def test_a_group_put_back_is_the_oldest_again_and_keeps_its_room() -> None:

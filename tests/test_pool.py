@@ -25,16 +25,16 @@ def fill(pool: Pool, counters: range) -> None:
 
 
 def names(sampled: list) -> list[int]:
-    return [group.recipe.counter for group, _ in sampled]
+    return [group.recipe.counter for group, _, _ in sampled]
 
 
 def test_least_used_first_without_replacement() -> None:
     pool = make_pool()
     fill(pool, range(6))
     first = pool.sample(4)
-    assert [uses for _, uses in first] == [0, 0, 0, 0]
+    assert [use.uses_before for use in first] == [0, 0, 0, 0]
     second = pool.sample(4)
-    assert sorted(uses for _, uses in second) == [0, 0, 1, 1]
+    assert sorted(use.uses_before for use in second) == [0, 0, 1, 1]
     assert set(names(first)) | set(names(second)) == set(range(6))
     assert len(set(names(second))) == 4
 
@@ -43,7 +43,7 @@ def test_a_group_is_used_max_reuse_times_and_leaves() -> None:
     pool = make_pool(max_reuse=2)
     fill(pool, range(2))
     for expected in (0, 1):
-        assert [uses for _, uses in pool.sample(2)] == [expected, expected]
+        assert [use.uses_before for use in pool.sample(2)] == [expected, expected]
     assert len(pool) == 0
     assert not pool.can_sample(1)
     assert pool.counters(0.0).evicted_by_uses_left == {0: 2}
@@ -116,13 +116,19 @@ def test_counts_add_up_at_all_times(capacity: int, max_reuse: int, steps: list[i
     pool = make_pool(capacity, max_reuse)
     names_left = itertools.count()
     uses: dict[int, int] = {}
+    gone: dict[int, int] = {}
     for step in steps:
         if step <= 0:
             fill(pool, range((start := next(names_left)), start + 1))
         elif pool.can_sample(step):
-            for group, before in pool.sample(step):
+            for group, before, number in pool.sample(step):
+                assert number == group.recipe.counter
                 assert uses.get(group.recipe.counter, 0) == before
                 uses[group.recipe.counter] = before + 1
+        left = pool.take_left()
+        assert not left.keys() & gone.keys(), "a group leaves once"
+        gone |= left
+        assert gone | pool.held_uses() == uses
         counters = pool.counters(0.0)
         evicted = sum(counters.evicted_by_uses_left.values())
         assert counters.received == counters.trained + counters.evicted_unused + counters.left

@@ -25,6 +25,10 @@ class Captions:
     def __init__(self, count: int) -> None:
         self.left = [Captioned(DRAW, f"caption {counter}", counter) for counter in range(count)]
 
+    @property
+    def used_up(self) -> bool:
+        return not self.left
+
     def take(self, most: int, timeout_s: float) -> list[Captioned]:
         taken, self.left = self.left[:most], self.left[most:]
         return taken
@@ -65,6 +69,7 @@ class Bench:
     def __init__(self, room: int, captions: int = 6, renderer: Renderer | None = None) -> None:
         self.now_s = 0.0
         self.room = room
+        self.waits_left = 3
         self.taken: list[int] = []
         self.stop = False
         self.ended = False
@@ -80,10 +85,15 @@ class Bench:
             gate=QualityGate((2, 3, 8, 8), min_contrast=2.0),
             drain_s=5.0,
             counters=self.counters,
-            stopping=lambda: self.stop or self.ended or not self.captions.left,
+            stopping=lambda: self.stop or self.ended,
             ended=lambda: self.ended,
             clock=lambda: self.now_s,
         )
+
+    def wait_sent(self, timeout_s: float) -> bool:
+        self.now_s += timeout_s
+        self.waits_left -= 1
+        return self.waits_left <= 0
 
     def put(self, group: Group, timeout_s: float) -> bool:
         if len(self.taken) < self.room:
@@ -120,6 +130,14 @@ def test_a_refused_batch_among_good_ones_is_no_error() -> None:
     bench = Bench(room=1000, captions=900)
     bench.loop.run()
     assert len(bench.taken) == 600
+
+
+def test_a_source_that_is_used_up_ends_the_loop_once_all_is_sent() -> None:
+    bench = Bench(room=100)
+    bench.loop.run()
+    assert bench.taken == [0, 1, 3, 4]
+    assert bench.waits_left == 0
+    assert not bench.stop
 
 
 def test_what_cannot_be_delivered_after_a_stop_is_counted() -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from online_synclr.ledger.reading import kept_entries, read_ledger
+from online_synclr.ledger.totals import count_ledger
 from online_synclr.paths import PROJECT_DIR
 from tests.torchrun import (
     SYNTHETIC,
@@ -161,6 +163,40 @@ def test_a_run_that_refuses_too_much_says_so(tmp_path: Path) -> None:
     shares = [row["groups/share_rejected"] for row in run.metrics if "loss/total" in row]
     assert max(shares) > 0.2
     assert f"low_contrast {gated['low_contrast']}" in run.output
+
+
+def test_a_second_run_trains_from_the_ledger_of_the_first(tmp_path: Path) -> None:
+    """Two generators share it; stopped, continued by one, and ended by the ledger's end."""
+    first = torchrun(tmp_path / "a", *SYNTHETIC, "trainer.steps=8", "trainer.batch_groups=8")
+    check_run(first, steps=8)
+    source = [entry.fact.recipe for entry in kept_entries(read_ledger(first.run_dir).attempts)]
+    assert len(source) == first.summary["groups_trained"]
+
+    again = (
+        *SYNTHETIC,
+        "captions.backend=ledger",
+        f"captions.ledger={first.run_dir}",
+        "run.seed=3",
+        "trainer.batch_groups=8",
+    )
+    half = ("topology.generators=2", "trainer.steps=3", "pool.samples_per_insert=1")
+    run = torchrun(tmp_path / "b", *again, *half, nproc=3)
+    check_run(run, steps=3)
+    run = torchrun(tmp_path / "b", *again, "trainer.steps=100000", "pool.samples_per_insert=1")
+    assert run.code == 0, run.output
+    assert "(captions.ledger) is used up" in run.summary["ended_by"]
+    assert_accounts_balance(run.summary)
+
+    totals = count_ledger(read_ledger(run.run_dir))
+    assert (totals.groups, totals.uses) == (
+        run.summary["groups_trained"],
+        run.summary["group_uses"],
+    )
+    assert (totals.duplicates, totals.repeated_noise, len(totals.attempts)) == (0, 0, 2)
+    trained = [entry.fact.recipe for entry in kept_entries(read_ledger(run.run_dir).attempts)]
+    captions = {recipe.own_key: recipe.caption for recipe in source}
+    assert all(captions[recipe.noise_key] == recipe.caption for recipe in trained)
+    assert 0 <= len(source) - len(trained) < 8, "but for less than a batch, all of it"
 
 
 def test_a_stop_signal_ends_with_a_checkpoint(tmp_path: Path) -> None:

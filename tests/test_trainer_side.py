@@ -118,10 +118,7 @@ def test_a_group_under_a_credit_is_inserted() -> None:
     ("hello", "words"),
     [
         (make_hello(run_id="other"), ["run id 'other'", "'run-1'"]),
-        (
-            msgspec.structs.replace(make_hello(), protocol=9),
-            ["version 9", "speaks 3"],
-        ),
+        (msgspec.structs.replace(make_hello(), protocol=9), ["protocol version 9", "speaks 3"]),
         (make_hello(shape=(2, 3, 8, 9)), ["(2, 3, 8, 9)", "images.send_px"]),
     ],
 )

@@ -28,6 +28,7 @@ from trainer.first_trainer import FirstTrainer
 from trainer.generator_watch import GeneratorWatch, num_serving
 from trainer.history import History, look_back
 from trainer.intake import Intake, build_intake
+from trainer.ledger import open_ledger
 from trainer.loop import LoopParts, TrainLoop
 from trainer.objective.model import build_model
 from trainer.reporter import Reporter
@@ -132,6 +133,13 @@ def build_loop(
         path, config=config, train=train, intake=stream.intake, trainers=trainers
     )
     history = look_back(role, restored, lambda text: _say(role, text))
+    ledger = open_ledger(
+        config,
+        role,
+        stream.intake,
+        resumed_step=restored.step,
+        say=lambda text: _say(role, text),
+    )
     waits = WaitClock()
     reporter = Reporter(
         trainers=trainers,
@@ -141,6 +149,7 @@ def build_loop(
         meter=train.meter,
         waits=waits,
         before=restored.totals,
+        ledger=ledger,
     )
     monitor = _build_monitor(config, role, restored) if role.is_first else None
     first = None
@@ -156,7 +165,19 @@ def build_loop(
         batches=build_batches(config, role, trainers),
         train=train,
         reporter=reporter,
-        writer=_build_writer(config, role, train, stream, trainers, reporter, history, first),
+        ledger=ledger,
+        writer=CheckpointWriter(
+            config,
+            role,
+            train=train,
+            intake=stream.intake,
+            trainers=trainers,
+            reporter=reporter,
+            ledger=ledger,
+            restored=restored,
+            saves=history.saves,
+            say=first.say if first is not None else lambda text: None,
+        ),
         starvation=build_starvation(config),
         watch=stream.watch,
         first=first,
@@ -188,29 +209,6 @@ def build_batches(config: Config, role: TrainerRole, trainers: Trainers) -> Batc
         run_seed=config.run.seed,
         trainer_index=role.trainer_index,
         device=trainers.device,
-    )
-
-
-def _build_writer(
-    config: Config,
-    role: TrainerRole,
-    train: TrainStep,
-    stream: StreamEnd,
-    trainers: Trainers,
-    reporter: Reporter,
-    history: History,
-    first: FirstTrainer | None,
-) -> CheckpointWriter:
-    return CheckpointWriter(
-        config,
-        role,
-        train=train,
-        intake=stream.intake,
-        trainers=trainers,
-        reporter=reporter,
-        restored=history.restored,
-        saves=history.saves,
-        say=first.say if first is not None else lambda text: None,
     )
 
 

@@ -80,6 +80,7 @@ def summarise(
             for generator in merged.generators
             if generator.fingerprint
         },
+        ledger=_ledger(totals),
         generator_restarts=totals.generator_restarts,
         failures=msgspec.to_builtins(totals.failures),
         time_to_first_step_s=ending.time_to_first_step_s,
@@ -93,3 +94,13 @@ def summarise(
         ended_by=ending.ended_by,
         synthetic_parts=config.synthetic_parts,
     )
+
+
+def _ledger(totals: Totals) -> dict[str, float]:
+    entered = totals.ledger_groups
+    return {
+        "groups": entered,
+        "groups_lost": totals.ledger_lost,
+        "bytes": totals.ledger_bytes,
+        "bytes_per_group": round(totals.ledger_bytes / entered, 1) if entered else 0.0,
+    }

@@ -84,6 +84,7 @@ class Figures:
             **self._waits(merged),
             **_stream(merged, self._before),
             **_pool(merged),
+            **_ledger(merged, self._before),
             **self._captions(merged),
             **self._refusals(merged),
             **_optimizer(merged, settings, self._before),
@@ -212,6 +213,18 @@ def _pool(merged: Merged) -> dict[str, float]:
         metrics.POOL_CREDITS: intake.credits_in_flight,
         metrics.POOL_ERROR: intake.limiter_error,
         **evictions,
+    }
+
+
+def _ledger(merged: Merged, before: Totals) -> dict[str, float]:
+    ledger = merged.ledger
+    on_disk = before.ledger_groups + ledger.groups_on_disk
+    return {
+        metrics.LEDGER_GROUPS: before.ledger_groups + ledger.groups,
+        metrics.LEDGER_LOST: before.ledger_lost + ledger.lost,
+        metrics.LEDGER_BYTES_PER_GROUP: (before.ledger_bytes + ledger.num_bytes) / max(1, on_disk),
+        metrics.LEDGER_STEP_S: ledger.step_s,
+        metrics.LEDGER_THREAD_S: ledger.thread_s,
     }
 
 

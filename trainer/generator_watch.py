@@ -8,7 +8,7 @@ from online_synclr.config import Config
 from online_synclr.monitor.console_state import GeneratorLine
 from online_synclr.stream.errors import StreamError
 from online_synclr.stream.fan_out import choose_trainers
-from online_synclr.stream.peers import PeerView
+from online_synclr.stream.peers import LEDGER_USED_UP, PeerView
 
 POLL_S = 0.05
 REFRESH_S = 0.5
@@ -75,11 +75,22 @@ class GeneratorWatch:
         peers = self.peers()
         return len(peers) >= max(1, self._num_expected) and all(map(is_gone, peers))
 
+    def ledger_used_up(self) -> bool:
+        """Whether every generator heard of has rendered its part of a ledger, and took its leave.
+
+        `captions.backend: ledger`; nothing failed then, there is just no more to train on.
+        """
+        peers = self.peers(fresh=True)
+        done = [peer.connection == "ended" and LEDGER_USED_UP in peer.counters for peer in peers]
+        return bool(done) and all(done)
+
     def reason(self) -> str:
         """Why there is no generator left: what ended the first of them for good, or their ends.
 
         One that failed and will be back is named so, for there may be no other reason.
         """
+        if self.ledger_used_up():
+            return "the ledger that it trains from (captions.ledger) is used up"
         peers = self.peers()
         gone = [peer for peer in peers if is_gone(peer) and _last_error(peer)]
         if gone:

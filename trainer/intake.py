@@ -24,11 +24,12 @@ from trainer.pool import Pool, PoolCounters
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One group of a batch. `caption_id`: 16 bytes, the group's class."""
+    """One group of a batch. `caption_id`: 16 bytes, the group's class; `number`: the pool's."""
 
     group: Group
     uses_before: int
     caption_id: bytes
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,20 @@ class Intake:
             chosen = self._pool.sample(batch)
             self._limiter.on_sample(batch)
         self._wake()
-        return [Sampled(group, uses, caption_id(group.recipe.caption)) for group, uses in chosen]
+        return [
+            Sampled(group, uses, caption_id(group.recipe.caption), number)
+            for group, uses, number in chosen
+        ]
+
+    def take_left(self) -> dict[int, int]:
+        """Uses of the used groups that have left the pool since the last call, by number."""
+        with self._changed:
+            return self._pool.take_left()
+
+    def take_uses(self) -> tuple[dict[int, int], dict[int, int]]:
+        """As `take_left`, and the uses so far of the used groups held: at one moment."""
+        with self._changed:
+            return self._pool.take_left(), self._pool.held_uses()
 
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait until a local batch can be sampled, at most `timeout_s` seconds.

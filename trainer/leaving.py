@@ -29,9 +29,17 @@ def leave(built: Built, stream: StreamEnd, stop: StopRequest, stopped_by: Decisi
     stream.receiver.announce_end(ended_by, final=cause is None)
     _stop_figures(built)
     saved = _take_leave(built, stream, stop, cause)
+    recorded = _close_ledger(built)
     merged = built.parts.reporter.collect()
     balanced = _summarise(built, merged, ended_by, measure=cause in (None, StopCause.EXHAUSTED))
-    return 0 if saved and balanced and cause in (None, StopCause.REQUESTED) else 1
+    return 0 if saved and recorded and balanced and _is_good_end(cause, stream) else 1
+
+
+def _is_good_end(cause: StopCause | None, stream: StreamEnd) -> bool:
+    """Whether nothing failed. Asked after the goodbyes, which say whether a ledger is used up."""
+    if cause is StopCause.EXHAUSTED:
+        return stream.watch.ledger_used_up()
+    return cause in (None, StopCause.REQUESTED)
 
 
 def leave_diverged(built: Built, stream: StreamEnd, error: DivergedLossError) -> int:
@@ -50,8 +58,22 @@ def leave_diverged(built: Built, stream: StreamEnd, error: DivergedLossError) ->
     stream.receiver.announce_end(ended_by, final=False)
     _stop_figures(built)
     _drain(built, stream, built.parts.config.generators.goodbye_s)
+    _close_ledger(built)
     _summarise(built, built.parts.reporter.collect(), ended_by, measure=False)
     return 1
+
+
+def _close_ledger(built: Built) -> bool:
+    """Whether this trainer's ledger is on disk to its end."""
+    error = built.parts.ledger.close(built.loop.step)
+    if error is not None:
+        print(
+            f"online_synclr: trainer {built.parts.trainers.index}: the end of the ledger is not on "
+            f"disk ({error}): make room in run.dir",
+            file=sys.stderr,
+            flush=True,
+        )
+    return error is None
 
 
 def _stop_figures(built: Built) -> None:

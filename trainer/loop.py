@@ -21,6 +21,7 @@ from trainer.distributed import Trainers
 from trainer.first_trainer import FirstTrainer
 from trainer.generator_watch import GeneratorWatch
 from trainer.intake import Intake, Sampled
+from trainer.ledger import TrainerLedger
 from trainer.objective.schedules import StepSettings
 from trainer.reporter import Reporter
 from trainer.role import TrainerRole
@@ -43,6 +44,7 @@ class LoopParts:
     batches: BatchMaker
     train: TrainStep
     reporter: Reporter
+    ledger: TrainerLedger
     writer: CheckpointWriter
     starvation: Starvation
     watch: GeneratorWatch
@@ -103,6 +105,7 @@ class TrainLoop:
         if not self.time_to_first_step_s:
             self._begin()
         sampled = self._sample()
+        parts.ledger.note(sampled, self.step + 1)
         batch = parts.batches([item.group for item in sampled], self.step)
         settings = parts.train(batch, self.step)
         parts.reporter.note_sampled(sampled)

@@ -29,9 +29,10 @@ SPOKESMAN_S = 2.0
 def run_trainer(config: Config, role: TrainerRole) -> int:
     """Play a trainer's part until the run is over; returns the process's exit code.
 
-    0: all steps are done, or a stop was asked for (the run can be continued). 1: no generator is
-    left, the loss diverged, another trainer is gone or the stream failed, and one line on standard
-    error says which; or the summary's counts do not add up, and its text says which.
+    0: all steps are done, a stop was asked for (the run can be continued), or the ledger that the
+    run trains from is used up. 1: no generator is left, the loss diverged, another trainer is gone
+    or the stream failed, and one line on standard error says which; or the summary's counts do not
+    add up, and its text says which.
 
     Raises:
         ConfigError: a setting turned out wrong when models, data or checkpoints were opened.

@@ -11,6 +11,7 @@ first. What is counted adds up at all times:
 import bisect
 from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,14 @@ class _Entry:
     group: Group
     inserted_at: float
     uses: int = 0
+
+
+class Use(NamedTuple):
+    """One use of a group. `number` counts the pool's groups from 0, in the order they came."""
+
+    group: Group
+    uses_before: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,7 @@ class Pool:
         self._trained = 0
         self._group_uses = 0
         self._evicted: Counter[int] = Counter()
+        self._left: dict[int, int] = {}
 
     def __len__(self) -> int:
         """Groups held; each has uses left."""
@@ -93,8 +103,8 @@ class Pool:
         """Whether there are `batch` different groups to sample."""
         return len(self._entries) >= batch
 
-    def sample(self, batch: int) -> list[tuple[Group, int]]:
-        """`batch` different groups with their uses before this one, in random order.
+    def sample(self, batch: int) -> list[Use]:
+        """`batch` different groups, in random order.
 
         Raises:
             ValueError: fewer groups are held.
@@ -104,6 +114,15 @@ class Pool:
         chosen = self._choose(batch)
         self._rng.shuffle(chosen)
         return [self._use(number) for number in chosen]
+
+    def take_left(self) -> dict[int, int]:
+        """Uses of the used groups that have left since the last call, by number."""
+        left, self._left = self._left, {}
+        return left
+
+    def held_uses(self) -> dict[int, int]:
+        """Uses so far of the used groups that are held, by number."""
+        return {number: entry.uses for number, entry in self._entries.items() if entry.uses}
 
     def counters(self, now: float) -> PoolCounters:
         """A snapshot; `now` is on the clock of `insert`."""
@@ -134,7 +153,7 @@ class Pool:
                 chosen.extend(level[pick] for pick in picks)
         return chosen
 
-    def _use(self, number: int) -> tuple[Group, int]:
+    def _use(self, number: int) -> Use:
         entry = self._entries[number]
         before = entry.uses
         entry.uses += 1
@@ -145,7 +164,7 @@ class Pool:
             self._drop(number)
         else:
             bisect.insort(self._levels[entry.uses], number)
-        return entry.group, before
+        return Use(entry.group, before, number)
 
     def _leave_level(self, number: int, uses: int) -> None:
         level = self._levels[uses]
@@ -158,3 +177,5 @@ class Pool:
     def _drop(self, number: int) -> None:
         entry = self._entries.pop(number)
         self._evicted[self.max_reuse - entry.uses] += 1
+        if entry.uses:
+            self._left[number] = entry.uses

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import torch.distributed as dist
 
+from online_synclr.ledger.writer import LedgerCounters
 from online_synclr.stream.peers import PeerView, ReceiverCounters
 from trainer.collectives import gather_bytes
 from trainer.distinct import DistinctCounter
@@ -41,7 +42,8 @@ class TrainerReport(msgspec.Struct, frozen=True, kw_only=True):
     `losses`: means over the steps since the last report. `waits`: shares of the time since the
     first step, by cause. `captions`, `concepts`: sketches of those trained on (`DistinctCounter`).
     `sent`, `lost`, `discarded`: groups of this attempt; the intake's counts are of all attempts.
-    `dropped`: what was not taken in, by `group_`, `message_` or `stranger_` reason; this attempt's.
+    `dropped`: what was not taken in, by `group_`, `message_` or `stranger_` reason; this attempt's,
+    as is the `ledger`.
     """
 
     losses: dict[str, float]
@@ -59,6 +61,7 @@ class TrainerReport(msgspec.Struct, frozen=True, kw_only=True):
     concepts: bytes
     rss_bytes: int
     gpu_bytes: int
+    ledger: LedgerCounters = LedgerCounters()
 
 
 class GeneratorReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +93,7 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True):
     concepts: bytes
     rss_bytes: int
     gpu_bytes: int
+    ledger: LedgerCounters = LedgerCounters()
 
     @property
     def distinct_captions(self) -> int:
@@ -146,6 +150,7 @@ def merge(reports: Sequence[TrainerReport]) -> Merged:
         concepts=DistinctCounter.from_bytes(*(r.concepts for r in reports)).to_bytes(),
         rss_bytes=max(report.rss_bytes for report in reports),
         gpu_bytes=max(report.gpu_bytes for report in reports),
+        ledger=add_ledgers([report.ledger for report in reports]),
     )
 
 
@@ -203,6 +208,18 @@ def _merge_views(generator_id: str, views: Sequence[PeerReport]) -> GeneratorRep
 def _mean(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for part in parts for name in part)
     return {name: sum(part.get(name, 0.0) for part in parts) / len(parts) for name in names}
+
+
+def add_ledgers(ledgers: Sequence[LedgerCounters]) -> LedgerCounters:
+    """Everybody's ledger, added up."""
+    return LedgerCounters(
+        groups=sum(ledger.groups for ledger in ledgers),
+        lost=sum(ledger.lost for ledger in ledgers),
+        groups_on_disk=sum(ledger.groups_on_disk for ledger in ledgers),
+        num_bytes=sum(ledger.num_bytes for ledger in ledgers),
+        step_s=sum(ledger.step_s for ledger in ledgers),
+        thread_s=sum(ledger.thread_s for ledger in ledgers),
+    )
 
 
 def add_counts(*parts: Mapping[str, int]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from trainer.distinct import DistinctCounter
 from trainer.distributed import Trainers
 from trainer.generator_watch import GeneratorWatch
 from trainer.intake import Intake, Sampled
+from trainer.ledger import TrainerLedger
 from trainer.report import (
     Merged,
     TrainerReport,
@@ -44,6 +45,7 @@ class Reporter:
         meter: StepMeter,
         waits: WaitClock,
         before: Totals,
+        ledger: TrainerLedger,
     ) -> None:
         self._trainers = trainers
         self._intake = intake
@@ -51,6 +53,7 @@ class Reporter:
         self._watch = watch
         self._meter = meter
         self._waits = waits
+        self._ledger = ledger
         first = trainers.is_first
         self._captions = DistinctCounter.from_bytes(before.captions if first else b"")
         self._concepts = DistinctCounter.from_bytes(before.concepts if first else b"")
@@ -89,6 +92,7 @@ class Reporter:
             concepts=self._concepts.to_bytes(),
             rss_bytes=psutil.Process().memory_info().rss,
             gpu_bytes=gpu_bytes(self._trainers.device),
+            ledger=self._ledger.counters(),
             dropped=dropped_by_reason(received),
             **stream_counts(received),
         )

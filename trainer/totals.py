@@ -12,8 +12,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 
     `sent` is what then adds up with what was received, lost and discarded: groups on their way at
     that moment belong to no attempt. `captions_rejected` and `groups_gated`: what the generators
-    refused themselves, by reason. `failures`: bad ends, by generator. `captions` and `concepts` are
-    sketches (`DistinctCounter`).
+    refused themselves, by reason. `failures`: bad ends, by generator. `ledger_lost`: groups whose
+    entry in the ledger was lost. `captions` and `concepts` are sketches (`DistinctCounter`).
     """
 
     wall_s: float = 0.0
@@ -33,6 +33,9 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     captions: bytes = b""
     concepts: bytes = b""
     knn_before: float | None = None
+    ledger_groups: int = 0
+    ledger_lost: int = 0
+    ledger_bytes: int = 0
 
     def encode(self) -> bytes:
         """For the checkpoint."""
@@ -78,6 +81,9 @@ def add_up(
         captions=merged.captions,
         concepts=merged.concepts,
         knn_before=knn_before,
+        ledger_groups=before.ledger_groups + merged.ledger.groups,
+        ledger_lost=before.ledger_lost + merged.ledger.lost,
+        ledger_bytes=before.ledger_bytes + merged.ledger.num_bytes,
     )
 
 

@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 from online_synclr.config import Config
 from trainer import checkpoint
+from trainer.collectives import gather_bytes
 from trainer.distributed import Trainers
 from trainer.intake import Intake
+from trainer.ledger import TrainerLedger
 from trainer.report import Merged
 from trainer.reporter import Reporter
 from trainer.role import TrainerRole
@@ -34,6 +36,7 @@ class CheckpointWriter:
         intake: Intake,
         trainers: Trainers,
         reporter: Reporter,
+        ledger: TrainerLedger,
         restored: checkpoint.Restored,
         saves: SaveRecord,
         say: Callable[[str], None],
@@ -44,6 +47,7 @@ class CheckpointWriter:
         self._intake = intake
         self._trainers = trainers
         self._reporter = reporter
+        self._ledger = ledger
         self._before = restored.totals
         self._saves = saves
         self._say = say
@@ -68,14 +72,25 @@ class CheckpointWriter:
         )
 
     def save(self, step: int) -> bool:
-        """Save unless this step's turn has been; False when trainer 0 could not write it.
+        """Save unless this step's turn has been; False when it could not be written.
 
         A disk that is full must not end a run of days: it is said once, counted, and tried again
-        when the next checkpoint is due.
+        when the next checkpoint is due. There is none without the ledger of what was trained on up
+        to it.
         """
         if step <= self._saved_step:
             return self._written
         self._saved_step, self._written = step, True
+        fault = self._flush_ledgers(step) or self._save_checkpoint(step)
+        self._written = fault is None
+        news = (
+            self._saves.on_success(step) if fault is None else self._saves.on_failure(step, fault)
+        )
+        if news is not None:
+            self._say(news)
+        return self._written
+
+    def _save_checkpoint(self, step: int) -> str | None:
         merged = self._reporter.collect()
         try:
             checkpoint.save(
@@ -88,10 +103,13 @@ class CheckpointWriter:
                 totals=self.totals(merged) if self._trainers.is_first else None,
                 incarnation=self._role.incarnation,
             )
-            news = self._saves.on_success(step)
         except OSError as error:
-            news = self._saves.on_failure(step, str(error))
-            self._written = False
-        if news is not None:
-            self._say(news)
-        return self._written
+            return str(error)
+        return None
+
+    def _flush_ledgers(self, step: int) -> str | None:
+        """What keeps a trainer's ledger from being on disk up to `step`; the same on all of them."""
+        error = self._ledger.flush(step) or ""
+        errors = gather_bytes(error.encode(), self._trainers.cpu_group)
+        faults = [f"trainer {index}: {text.decode()}" for index, text in enumerate(errors) if text]
+        return f"the ledger is not on disk ({', '.join(faults)})" if faults else None

@@ -53,6 +53,8 @@ def check_installed(settings: CaptionsConfig) -> None:
     Raises:
         SetupError: a program or package is missing; the message says how to install it.
     """
+    if settings.backend == "ledger":
+        return
     if settings.server == "per_node":
         from generators.language.server_process import vllm_program
 

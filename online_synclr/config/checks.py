@@ -81,6 +81,21 @@ def _check_images(config: Config) -> None:
 
 def _check_captions(config: Config) -> None:
     captions = config.captions
+    if captions.server == "per_node" and captions.backend not in ("auto", "openai"):
+        raise ConfigError(
+            f"captions.server=per_node is asked through the openai back end, but captions.backend="
+            f"{captions.backend}; set it to auto."
+        )
+    if captions.filter.min_words > captions.filter.max_words:
+        raise ConfigError("captions.filter.min_words is larger than captions.filter.max_words.")
+    if captions.backend == "ledger":
+        _check_ledger(captions.ledger, config.run.dir)
+        return
+    if captions.ledger is not None:
+        raise ConfigError(
+            f"captions.ledger is set, but captions.backend={captions.backend} writes captions of "
+            "its own; set captions.backend=ledger, or leave captions.ledger out."
+        )
     asks_url = captions.url and captions.backend in ("auto", "openai")
     if not asks_url:
         # A server knows its model by any name.
@@ -99,13 +114,26 @@ def _check_captions(config: Config) -> None:
             "captions.backend=openai needs captions.url, for example http://127.0.0.1:8000/v1, or "
             "captions.server=per_node."
         )
-    if captions.server == "per_node" and captions.backend not in ("auto", "openai"):
+
+
+def _check_ledger(folder: Path | None, run_dir: Path) -> None:
+    # Imported here: the ledger reads the configuration's types.
+    from online_synclr.ledger.facts import FOLDER_NAME, ledger_folder
+
+    if folder is None:
         raise ConfigError(
-            f"captions.server=per_node is asked through the openai back end, but captions.backend="
-            f"{captions.backend}; set it to auto."
+            "captions.backend=ledger needs captions.ledger: the folder of a run that has trained."
         )
-    if captions.filter.min_words > captions.filter.max_words:
-        raise ConfigError("captions.filter.min_words is larger than captions.filter.max_words.")
+    found = ledger_folder(folder)
+    if not any(found.glob("*.ledger")):
+        raise ConfigError(
+            f"captions.ledger: there is no ledger in {folder}; name the folder of a run that has "
+            "trained."
+        )
+    if found.resolve() == (run_dir / FOLDER_NAME).resolve():
+        raise ConfigError(
+            "captions.ledger is this run's own ledger; name another run's, or another run.dir."
+        )
 
 
 def _check_model_folder(key: str, model: str, *, ships: bool = True) -> None:

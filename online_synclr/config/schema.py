@@ -143,7 +143,12 @@ class VllmConfig(Section):
 class CaptionsConfig(Section):
     """The LLM and what it is asked."""
 
-    backend: Literal["auto", "vllm", "openai", "transformers", "template"] = "auto"
+    backend: Literal["auto", "vllm", "openai", "transformers", "template", "ledger"] = Field(
+        "auto", description="`ledger`: no LLM; captions and noise of an earlier run (`ledger`)."
+    )
+    ledger: HomePath | None = Field(
+        None, description="Run folder, or its ledger, whose groups this run renders again."
+    )
     server: Literal["none", "per_node"] = Field(
         "none", description="`per_node`: the run starts and watches one `vllm serve` on each node."
     )

@@ -158,6 +158,29 @@ _EVICTIONS_LEFT = _declare(
     "pool_evictions/uses_left_<k>", "groups", "Groups evicted so far with k uses still allowed."
 )
 
+LEDGER_GROUPS = _declare(
+    "ledger/groups", "groups", "Groups entered in the ledger so far: every group at its first use."
+)
+LEDGER_LOST = _declare(
+    "ledger/groups_lost",
+    "groups",
+    "Groups so far whose entry was lost, because the disk took none for too long; should be 0.",
+)
+LEDGER_BYTES_PER_GROUP = _declare(
+    "ledger/bytes_per_group", "bytes", "Bytes of the ledger for each group that it has on disk."
+)
+LEDGER_STEP_S = _declare(
+    "ledger/step_s",
+    "s",
+    "Time the training loops have spent on the ledger in this attempt, waits for the disk before "
+    "checkpoints included; all trainers.",
+)
+LEDGER_THREAD_S = _declare(
+    "ledger/thread_s",
+    "s",
+    "Time the ledgers' threads have spent compressing and writing in this attempt; all trainers.",
+)
+
 CAPTIONS_RATE = _declare(
     "captions/per_s", "captions/s", "Captions written by the LLMs before filtering, recent window."
 )

@@ -26,9 +26,10 @@ class Summary:
     of each generator of the last attempt. `failures`: bad ends by generator, the first ones and the
     latest: `time_s` (wall clock), `kind` ("failed": an engine; "silent": nothing was heard any
     more; "out": the generator gave up), `incarnation`, `engine_start` (starts of its engine before
-    that one), `stream`, `message`. What an attempt did after its last checkpoint, and died, is in
-    no count but `thrown_away_steps` (to the last logged step): the next attempt starts from the
-    checkpoint's counts.
+    that one), `stream`, `message`. `ledger`: groups entered, those whose entry was lost, bytes and
+    bytes a group. What an attempt did after its last checkpoint, and died, is in no count but
+    `thrown_away_steps` (to the last logged step): the next attempt starts from the checkpoint's
+    counts.
     """
 
     steps: int
@@ -64,6 +65,7 @@ class Summary:
     attempts: int = 1
     thrown_away_steps: int = 0
     checkpoints_failed: int = 0
+    ledger: dict[str, float] = field(default_factory=dict)
     knn_before: float | None = None
     knn_after: float | None = None
     final_loss: float | None = None
@@ -134,6 +136,8 @@ class Summary:
         if refused:
             lines.insert(2, f"  refused    {refused}")
         lines[-2:-2] = self._failed()
+        if self.ledger:
+            lines.insert(-2, f"  ledger     {self._recorded()}")
         if self.dropped:
             lines.insert(3, f"  dropped    {self._dropped()}")
         if self.attempts > 1:
@@ -156,6 +160,13 @@ class Summary:
         trainers = _causes(self.trainer_waits, self.trainer_wait_fraction)
         generators = _causes(self.generator_waits, self.generator_wait_fraction)
         return f"trainers {trainers}; generators {generators}"
+
+    def _recorded(self) -> str:
+        lost = int(self.ledger["groups_lost"])
+        return (
+            f"{int(self.ledger['groups'])} groups at {number(self.ledger['bytes_per_group'])} bytes"
+            + (f", {lost} LOST" if lost else "")
+        )
 
     def _dropped(self) -> str:
         return f"{sum(self.dropped.values())} ({_most_first(self.dropped)})"

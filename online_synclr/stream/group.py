@@ -7,12 +7,32 @@ import numpy as np
 
 from online_synclr.seeds import noise_seed
 
+SeedKey = tuple[int, int, int, int]
+"""(run seed, incarnation, stream, counter): with the image index, what noise is made from."""
 
-class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Seeds of a group's first rendering, where this one repeats it from a ledger."""
+
+    run_seed: int
+    incarnation: int
+    stream: int
+    counter: int
+
+    @property
+    def seed_key(self) -> SeedKey:
+        """As a key."""
+        return (self.run_seed, self.incarnation, self.stream, self.counter)
+
+
+class Recipe(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """What re-renders a group.
 
     `run_seed`, `incarnation`, `stream`, `counter` key the concept draw, the prompt, the LLM's
-    sampling and, with the image index, the noise. The fingerprints name models and settings.
+    sampling and, with the image index, the noise. The fingerprints name models and settings. A
+    group rendered from a ledger keeps numbers of its own, and its noise is that of `origin`.
     """
 
     caption: str
@@ -28,11 +48,21 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     num_images: int
     llm_fingerprint: str
     image_fingerprint: str
+    origin: Origin | None = None
+
+    @property
+    def own_key(self) -> SeedKey:
+        """This rendering's own numbers: no two groups of a run share them."""
+        return (self.run_seed, self.incarnation, self.stream, self.counter)
+
+    @property
+    def noise_key(self) -> SeedKey:
+        """What the noise is made from: the first rendering's numbers."""
+        return self.own_key if self.origin is None else self.origin.seed_key
 
     def noise_seeds(self) -> list[int]:
         """One seed an image, in image order."""
-        key = (self.run_seed, self.incarnation, self.stream, self.counter)
-        return [noise_seed(*key, image) for image in range(self.num_images)]
+        return [noise_seed(*self.noise_key, image) for image in range(self.num_images)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from online_synclr.stream.errors import MalformedMessage
-from online_synclr.stream.group import Recipe
+from online_synclr.stream.group import Origin, Recipe
 
 PROTOCOL_VERSION: Final = 3
 MAX_HEADER_BYTES: Final = 256 * 2**10
@@ -239,12 +239,16 @@ def check_counters(counters: dict[str, float]) -> None:
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise MalformedMessage unless every text and number of the recipe is within bounds."""
-    for name in recipe.__struct_fields__:
-        value = getattr(recipe, name)
-        if isinstance(value, str) and len(value) > MAX_TEXT:
-            raise MalformedMessage("recipe_text", name)
-        if isinstance(value, int) and not 0 <= value < 2**63:
-            raise MalformedMessage("recipe_number", name)
+    parts: list[Recipe | Origin] = [recipe]
+    if recipe.origin is not None:
+        parts.append(recipe.origin)
+    for part in parts:
+        for name in part.__struct_fields__:
+            value = getattr(part, name)
+            if isinstance(value, str) and len(value) > MAX_TEXT:
+                raise MalformedMessage("recipe_text", name)
+            if isinstance(value, int) and not 0 <= value < 2**63:
+                raise MalformedMessage("recipe_number", name)
 
 
 def _check_group(header: GroupHeader) -> None:

@@ -60,6 +60,22 @@ class Outbox:
             self._groups.append(group)
             return True
 
+    def wait_sent(self, timeout_s: float) -> bool:
+        """Wait up to `timeout_s` until nothing is queued or in hand; whether that is so.
+
+        Waits for credits, as `put` does, and counts it the same.
+
+        Raises:
+            Exception: what `fail` was given.
+        """
+        with self._changed:
+            if not self._is_empty():
+                with self.wait.waiting():
+                    self._changed.wait_for(self._is_empty, timeout_s)
+            if self._failure is not None:
+                raise self._failure
+            return self._is_empty()
+
     def take(self) -> Group | None:
         """Take the oldest group in hand; `sent` or `put_back` must follow.
 
@@ -108,6 +124,9 @@ class Outbox:
 
     def _has_room_or_ended(self) -> bool:
         return self._stopped or self._has_room()
+
+    def _is_empty(self) -> bool:
+        return not self._groups and not self._in_hand
 
     def _has_room(self) -> bool:
         return len(self._groups) + self._in_hand < self._capacity

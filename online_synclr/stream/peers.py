@@ -78,6 +78,10 @@ class PeerView:
     seen_at_s: float = 0.0
 
 
+LEDGER_USED_UP = "ledger_used_up"
+"""Counter of a generator that has rendered its whole part of a ledger; others have none."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReceiverCounters:
     """Groups, cumulative: sent = received + lost + discarded; `discarded` by reason.

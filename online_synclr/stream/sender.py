@@ -123,6 +123,17 @@ class Sender:
             self._wake.wake()
         return taken
 
+    def wait_sent(self, timeout_s: float) -> bool:
+        """Wait up to `timeout_s` until every group handed over is on its way; whether that is so.
+
+        Waits for trainers to issue credits; counted as `wait_s/credits`.
+
+        Raises:
+            StreamRejected: a trainer refused this generator.
+            StreamError: the sender's thread has failed.
+        """
+        return self._outbox.wait_sent(timeout_s)
+
     def publish_status(self, counters: dict[str, float], state: PeerState) -> None:
         """Set what STATUS and BYE report; a change of state is sent at once.
 
