@@ -4,7 +4,7 @@
 
 A file is a header block and then blocks of facts, numbers little endian. What a crash or a full
 disk has torn is at the end; a block that was damaged later costs itself alone. Compressed with
-zlib: lzma takes about a seventh more off, at four to eight times the work.
+zlib: lzma takes about a seventh more off, at five to nine times the work.
 """
 
 import struct
