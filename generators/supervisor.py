@@ -17,6 +17,7 @@ from generators.reports import Report
 from generators.restarts import RecentFailures, RestartBudget, StallWatch
 from online_synclr.config.schema import GeneratorsConfig
 from online_synclr.stream.messages import PeerState
+from online_synclr.stream.peers import LEDGER_USED_UP
 
 _POLL_S = 0.5
 
@@ -259,6 +260,9 @@ class Supervisor:
         failure = self._failure or engine.last_words()
         self._let_go(engine)
         if self._stop_by_s is not None:
+            return
+        if code == 0 and LEDGER_USED_UP in self._latest.counters:
+            self._done = True
             return
         # One that ended well has said BYE: for END, of which word is on its way here too, or since
         # somebody else ended it (SIGTERM). Then the run still wants its groups.
