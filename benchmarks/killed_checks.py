@@ -1,20 +1,18 @@
 """What must hold in a run folder after a job whose ranks were killed."""
 
-import importlib.util
 import logging
 import statistics
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from online_synclr.ledger.reading import read_ledger
+from online_synclr.ledger.totals import count_ledger
 from online_synclr.monitor import metrics
 from online_synclr.monitor.jsonl import read_jsonl
 from online_synclr.monitor.summary import Summary
-from online_synclr.paths import PROJECT_DIR
 from online_synclr.run_folder import RunFolder
 
 WINDOW_STEPS = 10
@@ -99,19 +97,25 @@ def counted_wrongly(
                     if found[name] != n]  # fmt: skip
 
 
-def ledger_fault(run_dir: Path) -> str | None:
-    """What the ledger's own checker says of repeated seeds; empty: nothing; None: no ledger."""
-    if importlib.util.find_spec("online_synclr.ledger") is None:
-        return None
-    done = subprocess.run(
-        [sys.executable, "-m", "online_synclr", "ledger", str(run_dir)],
-        capture_output=True,
-        text=True,
-        cwd=PROJECT_DIR,
-        check=False,
-    )
-    said = (done.stdout + done.stderr).strip().splitlines() or ["no word"]
-    return f"the ledger's checker ends with {done.returncode}: {said[-1]}" * bool(done.returncode)
+def recorded_wrongly(run_dir: Path, summary: Summary, *, max_reuse: int) -> list[str]:
+    """What of the ledger contradicts the summary, or says that seeds or groups were used too often.
+
+    Reads the whole ledger, of all attempts, what was thrown away included.
+    """
+    ledger = read_ledger(run_dir)
+    totals = count_ledger(ledger)
+    checks = {
+        f"{totals.duplicates} seed keys occur twice in the ledger": totals.duplicates == 0,
+        f"a group was used {totals.most_uses} times": 0 < totals.most_uses <= max_reuse,
+        f"the ledger is damaged: {totals.damages[:3]}, {ledger.unreadable[:3]}": not (
+            totals.damages or ledger.unreadable
+        ),
+        f"{totals.missing} groups are missing in the ledger": totals.missing == 0,
+        f"the ledger has {totals.groups} groups and {totals.uses} uses, the summary "
+        f"{summary.groups_trained} and {summary.group_uses}": (totals.groups, totals.uses)
+        == (summary.groups_trained, summary.group_uses),
+    }
+    return [sentence for sentence, holds in checks.items() if not holds]
 
 
 def _difference(found: Sequence[int], wanted: Sequence[int]) -> str:

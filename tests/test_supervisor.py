@@ -23,6 +23,7 @@ from generators.supervisor import Outcome, Supervisor
 from online_synclr.config.schema import GeneratorsConfig
 from online_synclr.paths import PROJECT_DIR
 from online_synclr.stream.messages import PeerState, engine_start
+from online_synclr.stream.peers import LEDGER_USED_UP
 
 SETTINGS = GeneratorsConfig(restarts_per_hour=2, backoff_s=2.0, stall_s=60.0)
 
@@ -220,6 +221,15 @@ def test_an_engine_that_ends_well_before_the_end_is_replaced() -> None:
     assert len(bench.engines) == 2
     assert bench.control.errors == [], "it has said BYE itself"
     assert "ended with exit code 0; starting it again" in bench.lines[0]
+
+
+def test_an_engine_that_has_used_its_ledger_up_ends_the_rank() -> None:
+    bench = Bench()
+    bench.at(0.0)
+    bench.engines[0].said = [Report(state="draining", counters={LEDGER_USED_UP: 1.0})]
+    bench.engines[0].code = 0
+    assert bench.at(1.0) is None
+    assert bench.supervisor.exit_code == 0
 
 
 @pytest.mark.parametrize("end_first", [True, False])

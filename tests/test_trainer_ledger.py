@@ -25,6 +25,7 @@ from trainer.checkpoint import Restored
 from trainer.intake import Sampled
 from trainer.ledger import TrainerLedger
 from trainer.loop import TrainLoop
+from trainer.save_record import SaveRecord
 from trainer.totals import Totals
 from trainer.writer import CheckpointWriter
 
@@ -142,7 +143,7 @@ def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_no_entry(
     said = "".join(capfd.readouterr())
     assert code == 0
     assert checkpoints(config) == ["step_00000002", "step_00000006"]
-    assert "the checkpoint of step 4 was not written: the ledger of trainer 0" in said
+    assert "OF STEP 4 COULD NOT BE WRITTEN: the ledger is not on disk (trainer 0: " in said
     assert said.count("the ledger cannot be written (No space left on device)") == 1
     counted = totals(config)
     assert (counted.groups, counted.uses) == (summary.groups_trained, summary.group_uses)
@@ -207,6 +208,7 @@ def save_with(run_dir: Path, failing: int | None) -> tuple[bool, list[str]]:
         reporter=FakeReporter(),  # type: ignore[arg-type]
         ledger=StubLedger("full" if dist.get_rank() == failing else None),  # type: ignore[arg-type]
         restored=Restored(),
+        saves=SaveRecord(),
         say=said.append,
     )
     writer.totals = lambda merged: Totals()  # type: ignore[method-assign]
@@ -218,8 +220,9 @@ def test_one_trainers_ledger_holds_the_common_checkpoint_back(
 ) -> None:
     results = ranks.run(save_with, tmp_path, 1)
     assert [saved for saved, _ in results] == [False, False]
-    sentence = "the checkpoint of step 2 was not written: the ledger of trainer 1 is not on disk"
-    assert results[0][1] == [f"{sentence} (full)"]
+    sentence = "OF STEP 2 COULD NOT BE WRITTEN: the ledger is not on disk (trainer 1: full)"
+    for _, (said,) in results:
+        assert sentence in said
     assert not (tmp_path / "checkpoints").exists()
     assert [saved for saved, _ in ranks.run(save_with, tmp_path, None)] == [True, True]
     assert (tmp_path / "checkpoints" / "step_00000002").is_dir()

@@ -108,7 +108,7 @@ class CheckpointWriter:
         return None
 
     def _flush_ledgers(self, step: int) -> str | None:
-        """What keeps a trainer's ledger from being on disk up to `step`; the same on all of them."""
+        """Why a trainer's ledger is not on disk up to `step`, the same on all; None: all are."""
         error = self._ledger.flush(step) or ""
         errors = gather_bytes(error.encode(), self._trainers.cpu_group)
         faults = [f"trainer {index}: {text.decode()}" for index, text in enumerate(errors) if text]

@@ -29,6 +29,7 @@ from benchmarks.chaos.job import (
     BIND_HOST,
     CREDITS,
     JOINER_WAIT_S,
+    MAX_REUSE,
     RELAY_HOST,
     TRAINERS,
     Job,
@@ -36,8 +37,12 @@ from benchmarks.chaos.job import (
     ranks_of,
 )
 from benchmarks.chaos.killer import Killer
+from benchmarks.killed_checks import recorded_wrongly
 from benchmarks.marked import Litter
 from benchmarks.rough_network import RoughNetwork
+from online_synclr.ledger.reading import read_ledger
+from online_synclr.ledger.totals import count_ledger
+from online_synclr.monitor.summary import Summary
 
 REHEARSAL_S: Final = 60.0
 SETTLED_S: Final = 30.0
@@ -138,7 +143,16 @@ def _report(
         f"memory grew by {100 * worst:.1f} %": worst <= MEMORY_GROWTH,
         f"left over: {left}": not left,
     }
-    return [sentence for sentence, holds in checks.items() if not holds]
+    broken = [sentence for sentence, holds in checks.items() if not holds]
+    if job.has_summary:
+        written = Summary.read(job.run_dir / "summary.json")
+        broken += recorded_wrongly(job.run_dir, written, max_reuse=MAX_REUSE)
+        totals = count_ledger(read_ledger(job.run_dir))
+        print(
+            f"ledger: {totals.groups} groups, at most {totals.most_uses} uses of one, "
+            f"{totals.duplicates} seeds twice, {totals.bytes_per_group:.1f} bytes a group"
+        )
+    return broken
 
 
 def main() -> int:

@@ -100,6 +100,11 @@ class Job:
             words.append(last.rpartition(f"{name}: ")[2])
         return words
 
+    @property
+    def has_summary(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.run_dir / "summary.json").exists()
+
     def summary(self) -> dict[str, Any]:
         """summary.json; empty where there is none."""
         path = self.run_dir / "summary.json"

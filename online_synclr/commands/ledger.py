@@ -81,7 +81,8 @@ def _lines(ledger: Ledger, totals: LedgerTotals) -> Iterator[str]:
     for attempt in totals.attempts:
         yield f"  {_attempt_line(attempt)}"
     yield (
-        f"  trained on   {totals.groups} groups, {totals.uses} uses, {totals.captions} captions"
+        f"  trained on   {totals.groups} groups, {totals.uses} uses (at most "
+        f"{totals.most_uses} of one), {totals.captions} captions"
         + (f"; {totals.open_uses} groups with uses not counted yet" if totals.open_uses else "")
     )
     yield f"  thrown away  {totals.thrown_away} groups, with the training after a checkpoint"
@@ -113,6 +114,7 @@ def _figures(totals: LedgerTotals) -> dict[str, float]:
         "attempts": len(totals.attempts),
         "groups": totals.groups,
         "uses": totals.uses,
+        "most_uses": totals.most_uses,
         "groups_with_open_uses": totals.open_uses,
         "captions": totals.captions,
         "thrown_away": totals.thrown_away,

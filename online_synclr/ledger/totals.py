@@ -31,7 +31,8 @@ class LedgerTotals:
 
     `missing`: entries that were never written or can no longer be read. `duplicates`: keys that
     occur twice in any of the files, thrown-away attempts included; `repeated_noise`: kept groups
-    whose noise an earlier kept group had (a group that a ledger was asked for twice).
+    whose noise an earlier kept group had (a group that a ledger was asked for twice); `most_uses`:
+    of any one kept group.
     """
 
     attempts: list[AttemptTotals] = field(default_factory=list)
@@ -41,6 +42,7 @@ class LedgerTotals:
     entries: int = 0
     duplicates: int = 0
     repeated_noise: int = 0
+    most_uses: int = 0
     examples: list[SeedKey] = field(default_factory=list)
     damages: list[tuple[Path, Damage]] = field(default_factory=list)
 
@@ -109,6 +111,7 @@ class _Counting:
             elif fact.entry in known and counted.attempt.keeps(fact.step):
                 counted.uses += fact.uses - known[fact.entry]
                 known[fact.entry] = fact.uses
+                self.totals.most_uses = max(self.totals.most_uses, fact.uses)
                 if fact.left:
                     del known[fact.entry]
         counted.open_uses += sum(uses == 0 for uses in known.values())
