@@ -127,7 +127,7 @@ def test_the_command_counts_and_a_repeated_seed_is_exit_code_1(
     write_attempt(tmp_path, make_header(1), pairs(recipes(0, 6)), uses=2)
     assert run_command(str(tmp_path)) == 0
     output = capsys.readouterr().out
-    assert "trained on   6 groups, 12 uses, 6 captions" in output
+    assert "trained on   6 groups, 12 uses (at most 2 of one), 6 captions" in output
     assert "seed keys    0 occur twice" in output
     write_attempt(tmp_path, make_header(1, trainer=1), [recipes(5, 7)])
     assert run_command(str(tmp_path)) == 1
