@@ -165,3 +165,16 @@ def test_a_connection_that_was_answered_with_junk_is_made_anew(
         put_all(sender, range(3))
         wait_until(lambda: len(sink.groups) == 3)
         assert sender.close(LONG_S)
+
+
+def test_a_sender_that_leaves_does_not_wait_for_trainers_that_are_gone() -> None:
+    sink = FakeSink(room=1)
+    with receiving(sink) as receiver:
+        sender = Sender([receiver.address], make_hello(), queue_groups=4)
+        put_all(sender, range(4))
+        assert sink.arrived(1)
+    leaving = threading.Thread(target=sender.close, args=(20 * LONG_S,))
+    leaving.start()
+    leaving.join(LONG_S)
+    assert not leaving.is_alive(), "half of the goodbye is for credits, where somebody may give any"
+    assert sender.counters()["groups_unsent"] == 3

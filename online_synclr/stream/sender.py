@@ -42,6 +42,10 @@ STALL_S: Final = 0.05
 FLUSH_SHARE: Final = 0.5
 """Share of the goodbye during which queued groups may still find credits."""
 
+GONE_S: Final = 2.0
+"""Without any trainer for so long, queued groups wait for nobody; a broken connection is back by
+then."""
+
 
 class Sender:
     """Sends groups to trainers under their credits; reconnects on its own.
@@ -94,6 +98,8 @@ class Sender:
         self._sent = 0
         self._busy_encode_s = 0.0
         self._closing: tuple[float, float] | None = None
+        self._heard_s = 0.0
+        """When a trainer last listened, as far as `close` has looked."""
         self._clean = False
         self._stalled = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -177,6 +183,7 @@ class Sender:
         with self._lock:
             now_s = time.monotonic()
             if self._closing is None:
+                self._heard_s = now_s
                 self._closing = (now_s + FLUSH_SHARE * goodbye_s, now_s + goodbye_s)
         self._wake.wake()
         self._thread.join()
@@ -307,7 +314,9 @@ class Sender:
         assert self._closing is not None
         flush_until_s, until_s = self._closing
         now_s = time.monotonic()
-        if len(self._outbox) and now_s < flush_until_s:
+        if any(link.welcomed for link in self._links):
+            self._heard_s = now_s
+        if len(self._outbox) and now_s < min(flush_until_s, self._heard_s + GONE_S):
             return False
         self._outbox.stop()
         pending = [link for link in self._links if link.welcomed and not link.bye_acked]
@@ -364,5 +373,6 @@ class Sender:
         if self._stalled:
             due_s.append(now_s + STALL_S)
         if self._closing is not None:
-            due_s.extend(due for due in self._closing if due > now_s)
+            bounds = (*self._closing, self._heard_s + GONE_S)
+            due_s.extend(due for due in bounds if due > now_s)
         return min(due_s, default=math.inf) - now_s
