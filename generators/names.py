@@ -14,6 +14,7 @@ from typing import IO
 from online_synclr.config import ConfigError
 
 MAX_NAME = 64
+_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_NAME}}}")
 _TRIES = 1024
 
 
@@ -31,8 +32,13 @@ def claimed_name(name: str, *, number: bool) -> Iterator[str]:
     `number`: where it is taken, hold NAME.2, NAME.3 and so on instead.
 
     Raises:
-        ConfigError: it is taken.
+        ConfigError: it is taken, or cannot be a generator's name.
     """
+    if _NAME.fullmatch(name) is None:
+        raise ConfigError(
+            f"--name={name} cannot be a generator's name; use 1 to {MAX_NAME} letters, digits, "
+            "dots, - or _."
+        )
     for suffix in count(1) if number else (1,):
         wanted = name if suffix == 1 else f"{name}.{suffix}"
         handle = _try_lock(wanted) if suffix <= _TRIES else None

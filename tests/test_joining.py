@@ -113,6 +113,8 @@ def test_names_on_one_machine_differ(tmp_path: Path, monkeypatch: pytest.MonkeyP
             claimed_name("lab.a", number=False),
         ):
             pass
+    with pytest.raises(ConfigError, match="--name=lab/a"), claimed_name("lab/a", number=True):
+        pass
     with claimed_name("lab.a", number=False) as again:
         assert again == "lab.a"
     assert default_name("lab").startswith("lab.")

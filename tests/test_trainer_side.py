@@ -442,6 +442,7 @@ def test_numbers_are_used_up_and_never_given_again() -> None:
         (msgspec.structs.replace(JOIN, run_id="other"), ["run id 'other'", "'run-1'"]),
         (msgspec.structs.replace(JOIN, protocol=9), ["protocol version 9"]),
         (msgspec.structs.replace(JOIN, image_shape=(2, 3, 8, 9)), ["images.send_px"]),
+        (msgspec.structs.replace(JOIN, generator_id="g1"), ["torchrun's own"]),
     ],
 )
 def test_who_does_not_fit_gets_no_place_but_a_reason(join: Join, words: list[str]) -> None:

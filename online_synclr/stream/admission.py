@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from online_synclr.stream.keys import admits
+from online_synclr.stream.keys import RANKS, admits
 from online_synclr.stream.messages import MAX_GENERATORS, PROTOCOL_VERSION, Hello, Join
 
 
@@ -38,6 +38,11 @@ class Terms:
             return (
                 f"groups of shape {asking.image_shape}, this run trains on {self.image_shape}; set "
                 "images.per_caption and images.send_px to the trainers' values"
+            )
+        if isinstance(asking, Join) and admits(RANKS, asking.generator_id):
+            return (
+                f"{asking.generator_id!r} is a name of torchrun's own generators; give this one "
+                "another name"
             )
         if key_name is not None and not admits(key_name, asking.generator_id):
             return (
