@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from online_synclr.config import ConfigError
 from online_synclr.run_folder import RunFolder
@@ -17,6 +17,9 @@ class Bootstrap(Protocol):
     def address(self) -> str | None:
         """A trainer's address as known now; None while there is none."""
 
+    def finished(self, run_id: str) -> str | None:
+        """How that run ended for good, where this can be known without any trainer."""
+
 
 @dataclass(frozen=True)
 class FixedAddress:
@@ -28,6 +31,10 @@ class FixedAddress:
         """That address."""
         return self.url
 
+    def finished(self, run_id: str) -> str | None:
+        """An address alone does not tell."""
+        return None
+
 
 @dataclass(frozen=True)
 class FromRunFolder:
@@ -38,10 +45,22 @@ class FromRunFolder:
     def address(self) -> str | None:
         """As the newest attempt wrote it."""
         try:
-            known = json.loads(RunFolder(self.folder).addresses.read_text(encoding="utf-8"))
-            return str(known["addresses"][0])
+            return str(self._known()["addresses"][0])
         except (OSError, ValueError, LookupError, TypeError):
             return None
+
+    def finished(self, run_id: str) -> str | None:
+        """As its last attempt wrote it."""
+        try:
+            known = self._known()
+            return str(known["finished"]) if known["run_id"] == run_id else None
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
+    def _known(self) -> dict[str, Any]:
+        text = RunFolder(self.folder).addresses.read_text(encoding="utf-8")
+        known: dict[str, Any] = json.loads(text)
+        return known
 
 
 def find_bootstrap(text: str) -> Bootstrap:

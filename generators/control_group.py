@@ -1,5 +1,6 @@
 """The supervisor's lines to all the trainers that its engine serves."""
 
+import threading
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -72,6 +73,12 @@ class ControlGroup:
             line.error(message, stream)
 
     def close(self, goodbye_s: float) -> None:
-        """Say BYE to all; waits up to `goodbye_s` for each that is connected."""
-        for line in self._lines:
-            line.close(goodbye_s)
+        """Say BYE to all; waits up to `goodbye_s` for those that are connected."""
+        closing = [
+            threading.Thread(target=line.close, args=(goodbye_s,), daemon=True)
+            for line in self._lines
+        ]
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join()

@@ -187,7 +187,7 @@ class Engine:
             jpeg_quality=stream.jpeg_quality,
             heartbeat_s=stream.heartbeat_s,
             fan_out=stream.fan_out,
-            position=spec.role.generator_index,
+            position=spec.role.serving_position,
             key=spec.role.key(),
             on_first_group=lambda elapsed_s: _say(
                 f"the first group was sent {elapsed_s:.2f} s after the models were ready"

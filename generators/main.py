@@ -7,6 +7,7 @@ engine child (see `generators.engine`)
 
 import multiprocessing.connection
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,19 +34,34 @@ def run_generator(config: Config, role: GeneratorRole) -> int:
 
     A rank must stay as long as the run goes on, so it idles where another generator would leave.
     """
-    return _play(config, role, abandoned=lambda unheard_s: False, idles=True).exit_code
+    supervisor = _play(
+        config, role, abandoned=lambda unheard_s: False, leaving=lambda: False, idles=True
+    )
+    return supervisor.exit_code
 
 
-def play(config: Config, role: GeneratorRole, *, abandoned: Callable[[float], bool]) -> Outcome:
+def play(
+    config: Config,
+    role: GeneratorRole,
+    *,
+    abandoned: Callable[[float], bool],
+    leaving: Callable[[], bool],
+) -> Outcome:
     """Play a generator of the run that torchrun has not started; returns how it ended.
 
-    `abandoned`: whether to give the job up after so many seconds without any trainer.
+    `abandoned`: whether to give the job up after so many seconds without any trainer. `leaving`:
+    whether it was asked to leave before this could hear of it.
     """
-    return _play(config, role, abandoned=abandoned, idles=False).outcome
+    return _play(config, role, abandoned=abandoned, leaving=leaving, idles=False).outcome
 
 
 def _play(
-    config: Config, role: GeneratorRole, *, abandoned: Callable[[float], bool], idles: bool
+    config: Config,
+    role: GeneratorRole,
+    *,
+    abandoned: Callable[[float], bool],
+    leaving: Callable[[], bool],
+    idles: bool,
 ) -> Supervisor:
     """Call it from the main thread, which it keeps: the engine child is told by the kernel when the
     thread that started it ends.
@@ -63,7 +79,7 @@ def _play(
             abandoned=abandoned,
             idles=idles,
         )
-        _supervise(supervisor)
+        _supervise(supervisor, leaving)
         return supervisor
     finally:
         control.close(_GOODBYE_S)
@@ -90,8 +106,10 @@ def start_engine(
     )
 
 
-def _supervise(supervisor: Supervisor) -> None:
+def _supervise(supervisor: Supervisor, leaving: Callable[[], bool]) -> None:
     with leave_on_signal(supervisor.stop) as wakeup_fd:
+        if leaving():
+            supervisor.stop(signal.SIGTERM)
         try:
             while (pause_s := supervisor.step()) is not None:
                 _wait(supervisor, wakeup_fd, pause_s)
@@ -124,7 +142,7 @@ def _connect(config: Config, role: GeneratorRole) -> ControlGroup:
         image_shape=spec.image_shape,
     )
     chosen = choose_trainers(
-        len(role.trainer_addresses), config.stream.fan_out, role.generator_index
+        len(role.trainer_addresses), config.stream.fan_out, role.serving_position
     )
     key = role.key()
     return ControlGroup(

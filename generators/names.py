@@ -2,16 +2,16 @@
 
 import contextlib
 import fcntl
-import os
 import re
 import socket
-import tempfile
 from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 from typing import IO
 
+from generators.errors import SetupError
+from generators.private_folder import private_folder
 from online_synclr.config import ConfigError
+from online_synclr.stream.keys import RANKS, admits
 
 MAX_NAME = 64
 _NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_NAME}}}")
@@ -21,6 +21,8 @@ _TRIES = 1024
 def default_name(key_name: str | None) -> str:
     """The host's name, below the key's where there is a key: what that key admits."""
     host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().partition(".")[0]) or "host"
+    if key_name is None and admits(RANKS, host):
+        host = f"host-{host}"
     name = host if key_name is None else f"{key_name}.{host}"
     return name[: MAX_NAME - 5]
 
@@ -54,9 +56,10 @@ def claimed_name(name: str, *, number: bool) -> Iterator[str]:
 
 
 def _try_lock(name: str) -> IO[str] | None:
-    folder = Path(tempfile.gettempdir()) / f"online_synclr-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    handle = (folder / f"name-{name}.lock").open("w", encoding="utf-8")
+    try:
+        handle = (private_folder() / f"name-{name}.lock").open("a", encoding="utf-8")
+    except SetupError as error:
+        raise ConfigError(f"{error}.") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

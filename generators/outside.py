@@ -22,9 +22,11 @@ from generators.supervisor import Outcome
 from online_synclr.config.schema import Config
 from online_synclr.stream.errors import StreamRejected
 from online_synclr.stream.join import RunOverError, ask_for_place
-from online_synclr.stream.keys import GeneratorKey, load_generator_key
+from online_synclr.stream.keys import GeneratorKey, KeysError, load_generator_key
 from online_synclr.stream.messages import Join, Ticket
 
+ASK_S: Final = 10.0
+LOOK_S: Final = 0.25
 LOST_SILENCES: Final = 4
 """So many times `stream.silence_s` without any trainer, and the job is looked for anew."""
 
@@ -63,59 +65,96 @@ class OutsideGenerator:
         self._say = say
         self._run_id = outside.run_id
         self._left = False
-        self._joined_at: str | None = None
+        self._named: str | None = None
+        """What the bootstrap said when this generator joined."""
+        self._known: list[str] = []
+        """The trainers of the attempt that it joined last."""
 
     def run(self) -> int:
         """Exit code: 0 when the run is finished or somebody asked it to leave, else 1."""
+        try:
+            with leave_on_signal(self._leave):
+                return self._run()
+        except (StreamRejected, KeysError) as error:
+            self._say(f"{error}")
+            return 1
+        except RunOverError as error:
+            self._say(f"the run is finished: {error}")
+            return 0
+
+    def _run(self) -> int:
         while True:
-            try:
-                with leave_on_signal(self._leave):
-                    ticket = self._find_place()
-            except StreamRejected as error:
-                self._say(f"{error}")
-                return 1
-            except RunOverError as error:
-                self._say(f"the run is finished: {error}")
-                return 0
-            if ticket is None:
+            ticket = self._find_place()
+            if ticket is None or self._left:
                 return 0 if self._left else 1
             outcome = self._work(ticket)
-            if outcome is not Outcome.AGAIN:
+            if self._left or outcome is not Outcome.AGAIN:
                 return 1 if outcome is Outcome.FAILED else 0
 
     def _leave(self, _: int) -> None:
         self._left = True
 
     def _find_place(self) -> Ticket | None:
-        """Ask until there is an answer; None: asked to leave, or waited long enough."""
-        bootstrap, deadline_s = self._outside.bootstrap, time.monotonic() + self._outside.wait_s
+        """Ask until there is an answer; None: asked to leave, or waited long enough.
+
+        Raises:
+            StreamRejected, RunOverError: the job has answered otherwise.
+        """
+        deadline_s = time.monotonic() + self._outside.wait_s
         self._say(f"looking for the job at {self._where()}")
-        while not self._left:
-            address = bootstrap.address()
-
-            def stopping(asked: str | None = address) -> bool:
-                over = self._left or time.monotonic() > deadline_s
-                return over or bootstrap.address() != asked
-
-            if address is not None:
-                ticket = ask_for_place(address, self._join(), key=self._key(), stopping=stopping)
-                if ticket is not None:
-                    self._joined_at = address
-                    return ticket
-            else:
-                time.sleep(0.25)
-            if time.monotonic() > deadline_s:
-                self._say(f"found no job within {self._outside.wait_s:.0f} s (--wait-s)")
-                return None
+        while not self._left and time.monotonic() <= deadline_s:
+            self._check_finished()
+            ticket = self._ask_each(deadline_s)
+            if ticket is not None:
+                return ticket
+        if not self._left:
+            self._say(f"found no job within {self._outside.wait_s:.0f} s (--wait-s)")
         return None
 
+    def _ask_each(self, deadline_s: float) -> Ticket | None:
+        """Ask every trainer that is known of, each for a while."""
+        named = self._outside.bootstrap.address()
+        # The machine of the one that was named may be gone for good, unlike the others'.
+        addresses = list(dict.fromkeys([*([named] if named else []), *self._known]))
+        until_s = deadline_s if len(addresses) == 1 else 0.0
+
+        def stopping() -> bool:
+            over = self._left or time.monotonic() > until_s
+            moved = self._outside.bootstrap.address() != named
+            return over or moved or self._finished() is not None
+
+        for address in addresses:
+            if len(addresses) > 1:
+                until_s = min(deadline_s, time.monotonic() + ASK_S)
+            ticket = ask_for_place(address, self._join(), key=self._key(), stopping=stopping)
+            if ticket is not None:
+                self._named = named
+                return ticket
+        if not addresses:
+            time.sleep(LOOK_S)
+        return None
+
+    def _finished(self) -> str | None:
+        """How the run that this generator belongs to has ended, as far as the bootstrap knows."""
+        return self._outside.bootstrap.finished(self._run_id) if self._run_id else None
+
+    def _check_finished(self) -> None:
+        reason = self._finished()
+        if reason is not None:
+            raise RunOverError(reason)
+
     def _work(self, ticket: Ticket) -> Outcome:
-        self._run_id = ticket.run_id
+        self._run_id, self._known = ticket.run_id, ticket.addresses
         self._say(
             f"joined run {ticket.run_id}, attempt {ticket.incarnation}, as number {ticket.number}; "
             f"logs in {self._config.run.dir / 'logs'}"
         )
-        outcome = play(self._config, self._role(ticket), abandoned=self._abandoned)
+        outcome = play(
+            self._config,
+            self._role(ticket),
+            abandoned=self._abandoned,
+            leaving=lambda: self._left,
+        )
         said = {
             Outcome.AGAIN: "the job has stopped; waiting for it to come back",
             Outcome.FINISHED: "the run is finished",
@@ -133,7 +172,7 @@ class OutsideGenerator:
         if unheard_s <= 0:
             return False
         long = unheard_s > LOST_SILENCES * self._config.stream.silence_s
-        return long or self._outside.bootstrap.address() != self._joined_at
+        return long or self._outside.bootstrap.address() != self._named
 
     def _role(self, ticket: Ticket) -> GeneratorRole:
         outside = self._outside
@@ -142,6 +181,7 @@ class OutsideGenerator:
             run_dir=self._config.run.dir,
             incarnation=ticket.incarnation,
             generator_index=ticket.number,
+            position=ticket.position,
             node_index=ticket.number,
             local_generator_index=0,
             trainer_addresses=tuple(ticket.addresses),

@@ -24,6 +24,7 @@ class GeneratorRole:
         key_path: The key to connect with; none: the trainers listen on private Unix sockets.
         gpu: Index among the GPUs this process sees; none: CPU.
         cpu_threads: Threads of the engine's libraries.
+        position: Spreads generators over trainers (`stream.fan_out`); none: its index.
         name: Of a generator that joined on its own; empty: torchrun started it.
     """
 
@@ -38,7 +39,13 @@ class GeneratorRole:
     key_path: Path | None = None
     gpu: int | None
     cpu_threads: int
+    position: int | None = None
     name: str = ""
+
+    @property
+    def serving_position(self) -> int:
+        """For `choose_trainers`."""
+        return self.generator_index if self.position is None else self.position
 
     def key(self) -> GeneratorKey | None:
         """The key to connect with.

@@ -132,6 +132,7 @@ class Supervisor:
         """Failure that was said last: one that only comes back is not said again."""
         self._final = False
         self._gave_up = False
+        self._used_up = False
         self._start_at_s = clock()
         self._stall = StallWatch(stall_s=settings.stall_s, now_s=clock())
         self._next_heartbeat_s = clock()
@@ -155,13 +156,12 @@ class Supervisor:
         self._listen(now_s)
         if self._stop_by_s is None and self._asked_to_stop():
             self._begin_stop(now_s)
+        self._heed_refusal()
         if self.engine is not None:
             self._watch_engine(self.engine, now_s)
         elif self._stop_by_s is not None:
             self._done = True
-        elif self._control.rejected is not None and not self._gave_up:
-            self._give_up(f"refused by the trainer: {self._control.rejected}")
-        elif not self._gave_up:
+        elif not self._gave_up and not self._used_up:
             self._start_if_due(now_s)
         self._heartbeat(now_s)
         return None if self._done else min(self._heartbeat_s, _POLL_S)
@@ -196,6 +196,8 @@ class Supervisor:
             return "failed"
         if self._stop_by_s is not None:
             return "draining"
+        if self._used_up:
+            return "idle"
         return self._latest.state if self.engine is not None else "loading"
 
     def _asked_to_stop(self) -> bool:
@@ -204,9 +206,16 @@ class Supervisor:
     def _listen(self, now_s: float) -> None:
         if self._control.connected:
             self._heard_s = now_s
-        elif not self._lost and self._abandoned(now_s - self._heard_s):
+        elif not self._lost and not self._gave_up and self._abandoned(now_s - self._heard_s):
             self._lost = True
             self._say(f"no trainer was heard for {now_s - self._heard_s:.0f} s")
+
+    def _heed_refusal(self) -> None:
+        if self._control.rejected is None or self._gave_up or self._stop_by_s is not None:
+            return
+        if self.engine is not None:
+            self._let_go(self.engine)
+        self._give_up(f"refused by the trainer: {self._control.rejected}")
 
     def _begin_stop(self, now_s: float) -> None:
         self._stop_by_s = now_s + self._grace_s
@@ -262,7 +271,8 @@ class Supervisor:
         if self._stop_by_s is not None:
             return
         if code == 0 and LEDGER_USED_UP in self._latest.counters:
-            self._done = True
+            # torchrun takes a node whose ranks have all ended for one that is done with the job.
+            self._used_up = True
             return
         # One that ended well has said BYE: for END, of which word is on its way here too, or since
         # somebody else ended it (SIGTERM). Then the run still wants its groups.

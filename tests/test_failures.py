@@ -58,7 +58,7 @@ class Trainer:
         self.side.on_frames(peer_identity(hello), pack(message or hello), self.now_s)
 
     def join(self, start: int) -> Hello:
-        engine = make_hello(stream=start * 65536 + 3)
+        engine = make_hello(stream=start * 2**31 + 3)
         self.say(engine)
         return engine
 
@@ -72,7 +72,7 @@ class Trainer:
 
     def ends(self) -> list[tuple[str, int, str]]:
         (view,) = self.side.views(self.now_s)
-        return [(end.kind, end.stream // 65536, end.message) for end in view.failures]
+        return [(end.kind, end.stream // 2**31, end.message) for end in view.failures]
 
 
 def test_an_end_told_by_engine_and_supervisor_is_one() -> None:
@@ -86,7 +86,7 @@ def test_an_end_told_by_engine_and_supervisor_is_one() -> None:
 def test_engines_that_never_joined_and_the_generators_own_end_are_noted() -> None:
     trainer = Trainer()
     for start in range(3):
-        trainer.say(trainer.control, Error(message=f"boom {start}", stream=start * 65536 + 3))
+        trainer.say(trainer.control, Error(message=f"boom {start}", stream=start * 2**31 + 3))
     trainer.say(trainer.control, Error(message="boom 0; at last: boom 2"))
     assert trainer.ends() == [
         ("failed", 0, "boom 0"),
@@ -162,7 +162,7 @@ def end(message: str, at_s: float = 0.0, **changes: object) -> FailureReport:
 
 
 def test_reports_are_on_the_wall_clock_and_count_starts() -> None:
-    failure = Failure("failed", 2, 5 * 65536 + 3, "boom", at_s=70.0)
+    failure = Failure("failed", 2, 5 * 2**31 + 3, "boom", at_s=70.0)
     (report,) = failures_of(make_view(failures=(failure,), seen_at_s=100.0))
     assert report.time_s == pytest.approx(time.time() - 30.0, abs=5.0)
     assert (report.engine_start, report.incarnation, report.message) == (5, 2, "boom")

@@ -58,7 +58,7 @@ def test_a_killed_engine_is_replaced_and_never_repeats_noise(tmp_path: Path) -> 
         (view,) = run.receiver.peers()
     assert view.counters["restarts"] == 1
     assert "SIGKILL" in (view.first_error or "")
-    assert {group.recipe.stream for group in run.pool.groups} == {0, 65536}
+    assert {group.recipe.stream for group in run.pool.groups} == {0, 2**31}
     seeds = [seed for group in run.pool.groups for seed in group.recipe.noise_seeds()]
     assert len(set(seeds)) == len(seeds)
 
@@ -80,7 +80,7 @@ def test_an_engine_out_of_memory_is_replaced_and_says_what_to_lower(tmp_path: Pa
         assert run.end() == 0
         (view,) = run.receiver.peers()
     assert view.counters["restarts"] == 1
-    assert {group.recipe.stream for group in run.pool.groups} == {65536}
+    assert {group.recipe.stream for group in run.pool.groups} == {2**31}
     (failure,) = view.failures
     assert (failure.kind, failure.stream) == ("failed", 0)
     assert "ran out of memory; lower images.batch_groups=4" in failure.message

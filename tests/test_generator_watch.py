@@ -46,7 +46,7 @@ def test_a_ledger_that_is_used_up_is_told_from_a_generator_that_left() -> None:
 GONE = [
     {"connection": "ended"},
     {"connection": "failed"},
-    {"connection": "silent"},
+    {"connection": "silent", "silent_for_s": 300.0},
     {"state": "failed"},
 ]
 

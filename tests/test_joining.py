@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -193,3 +194,39 @@ def test_it_comes_back_to_a_job_that_was_restarted_and_ends_with_the_run(tmp_pat
         for recipe in (group.recipe for group in pool.groups)
     }
     assert len(keys) == sum(len(pool.groups) for pool in pools)
+
+
+def test_a_run_folder_tells_that_the_run_is_over(tmp_path: Path) -> None:
+    known = {"run_id": "r", "addresses": ["ipc:///a"], "finished": "all steps done"}
+    RunFolder(tmp_path).addresses.write_text(json.dumps(known))
+    assert FromRunFolder(tmp_path).finished("r") == "all steps done"
+    assert FromRunFolder(tmp_path).finished("another") is None
+    assert FixedAddress("tcp://node7:5555").finished("r") is None
+
+
+def test_a_folder_of_locks_that_others_made_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    folder = tmp_path / f"online_synclr-{os.getuid()}"
+    folder.symlink_to(elsewhere)
+    with (
+        pytest.raises(ConfigError, match="not a folder of this user"),
+        claimed_name("lab", number=True),
+    ):
+        pass
+    assert list(elsewhere.iterdir()) == []
+    folder.unlink()
+    folder.mkdir(mode=0o755)
+    with claimed_name("lab", number=True):
+        assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_host_named_like_torchruns_generators_gets_another_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "g7.cluster")
+    assert default_name(None) == "host-g7"
+    assert default_name("lab") == "lab.g7"

@@ -182,15 +182,15 @@ def rank_config(ledger: Path) -> dict[str, Any]:
     }
 
 
-def test_a_rank_renders_the_ledgers_groups_and_leaves_when_it_is_used_up(tmp_path: Path) -> None:
+def test_a_rank_renders_the_ledgers_groups_and_idles_when_it_is_used_up(tmp_path: Path) -> None:
     given = recipes(0, 30)
     write_attempt(tmp_path / "a", make_header(), [given])
     renderer = SyntheticRenderer(IMAGES)
     with generator_run(tmp_path, rank_config(tmp_path / "a")) as run:
         view = run.wait_for_peer(
-            lambda peer: peer.connection == "ended" and LEDGER_USED_UP in peer.counters, WAIT_S
+            lambda peer: peer.state == "idle" and LEDGER_USED_UP in peer.counters, WAIT_S
         )
-        assert run.rank.wait(WAIT_S) == 0, "nothing failed"
+        assert run.end() == 0, "nothing failed"
     groups = run.pool.groups
     assert view.first_error is None
     assert [group.recipe.noise_key for group in groups] == [recipe.own_key for recipe in given]
@@ -209,8 +209,8 @@ def test_a_killed_engine_repeats_nothing_and_loses_only_what_it_held(tmp_path: P
         assert run.pool.wait_for(20, WAIT_S), run.logs()
         (engine,) = engines_of(run.rank.pid)
         engine.kill()
-        run.wait_for_peer(lambda peer: LEDGER_USED_UP in peer.counters, WAIT_S)
-        assert run.rank.wait(WAIT_S) == 0, run.logs()
+        run.wait_for_peer(lambda peer: peer.state == "idle", WAIT_S)
+        assert run.end() == 0, run.logs()
     numbers = [group.recipe.noise_key[3] for group in run.pool.groups]
     assert len(set(numbers)) == len(numbers), "nothing twice"
     assert len({group.recipe.own_key for group in run.pool.groups}) == len(numbers)

@@ -113,11 +113,13 @@ def test_few_verdicts_say_nothing_and_one_means_never() -> None:
     assert never.note({"g0": Tally(SIZE, {"empty": SIZE})}) == []
 
 
-def test_counters_that_begin_anew_are_no_negative_share() -> None:
+def test_one_who_knows_less_changes_nothing() -> None:
+    """Trainers hear of a generator's counters at different moments."""
     recent = RecentVerdicts(SIZE)
-    recent.note(Tally(50, {"empty": 50}))
-    recent.note(Tally(20, {}))
-    assert recent.tally == Tally(20, {})
+    recent.note(Tally(10 * SIZE, {"empty": 9 * SIZE}))
+    recent.note(Tally(11 * SIZE, {"empty": 9 * SIZE}))
+    recent.note(Tally(11 * SIZE - 8, {"empty": 9 * SIZE}))
+    recent.note(Tally(12 * SIZE, {"empty": 9 * SIZE}))
     assert recent.tally.share == 0.0
 
 

@@ -4,29 +4,31 @@ from trainer.report import GeneratorReport
 from trainer.roll_call import RollCall
 
 
-def report(name: str, state: str = "running", error: str | None = None) -> GeneratorReport:
+def report(name: str, state: str = "running", models: str = "llm image") -> GeneratorReport:
     alive = state in ("running", "loading")
     return GeneratorReport(
         generator_id=name,
         alive=alive,
         state=state,
         counters={},
-        first_error=error,
-        fingerprint="llm image",
+        first_error="out of memory, weeks ago",
+        fingerprint=models,
     )
 
 
 def test_comings_and_goings_are_told_once() -> None:
     call = RollCall()
     assert call.changes([report("g0")]) == [], "torchrun's own are expected"
+    assert call.changes([report("lab.a", "loading", models="")]) == []
     joined = call.changes([report("g0"), report("lab.a")])
     assert joined == ["generator lab.a joined (models llm image)"]
     assert call.changes([report("g0"), report("lab.a", "loading")]) == []
-    gone = [report("g0", "failed", "no GPU"), report("lab.a", "ended")]
-    assert call.changes(gone) == ["generator g0 has failed: no GPU", "generator lab.a left"]
+    gone = [report("g0", "silent"), report("lab.a", "ended")]
+    said = ["generator g0 is not heard any more", "generator lab.a left"]
+    assert call.changes(gone) == said
     assert call.changes(gone) == []
-    assert call.changes([report("lab.a")]) == ["generator lab.a is back (models llm image)"]
-    assert call.changes([report("lab.a", "silent")]) == ["generator lab.a is not heard any more"]
+    assert call.changes([report("lab.a")]) == ["generator lab.a is back"]
+    assert call.changes([report("lab.a", "failed")]) == [], "failures are told with their reason"
 
 
 def test_one_that_came_and_went_between_two_looks_is_told() -> None:

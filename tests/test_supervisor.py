@@ -141,7 +141,7 @@ def test_a_dead_engine_is_replaced_after_a_pause_with_a_new_stream() -> None:
     bench.at(2.9)
     assert len(bench.engines) == 1
     bench.at(3.0)
-    assert [engine.stream for engine in bench.engines] == [3, 65536 + 3]
+    assert [engine.stream for engine in bench.engines] == [3, 2**31 + 3]
     assert [engine_start(engine.stream) for engine in bench.engines] == [0, 1]
     assert bench.control.errors == [("the engine ended with exit code -9", 3)]
     assert bench.control.restarts[-1] == 1.0
@@ -223,13 +223,30 @@ def test_an_engine_that_ends_well_before_the_end_is_replaced() -> None:
     assert "ended with exit code 0; starting it again" in bench.lines[0]
 
 
-def test_an_engine_that_has_used_its_ledger_up_ends_the_rank() -> None:
+def test_a_rank_that_has_used_its_ledger_up_idles_until_the_end() -> None:
     bench = Bench()
     bench.at(0.0)
     bench.engines[0].said = [Report(state="draining", counters={LEDGER_USED_UP: 1.0})]
     bench.engines[0].code = 0
-    assert bench.at(1.0) is None
+    assert bench.at(1.0) is not None
+    assert bench.at(1000.0) is not None
+    assert len(bench.engines) == 1
+    assert bench.control.states[-1] == "idle"
+    bench.control.ended = True
+    assert bench.at(1001.0) is None
     assert bench.supervisor.exit_code == 0
+
+
+def test_a_generator_refused_while_its_engine_runs_gives_up_at_once() -> None:
+    """Its name was taken by another machine: joining again would take it back, and so for ever."""
+    bench = Bench(idles=False, patience_s=40.0)
+    bench.at(0.0)
+    bench.control.connected = False
+    bench.control.rejected = "a newer start of generator 'lab' has joined"
+    assert bench.at(1.0) is None
+    assert bench.engines[0].calls == ["close"]
+    assert bench.supervisor.outcome is Outcome.FAILED
+    assert bench.lines[-1].startswith("refused by the trainer: a newer start of generator 'lab'")
 
 
 @pytest.mark.parametrize("end_first", [True, False])
@@ -270,7 +287,7 @@ def test_an_engine_that_cannot_be_started_is_tried_again_within_the_budget() -> 
     bench.at(1.9)
     assert bench.engines == []
     bench.at(2.0)
-    assert [engine.stream for engine in bench.engines] == [65536 + 3]
+    assert [engine.stream for engine in bench.engines] == [2**31 + 3]
     assert "could not be started: [Errno 28] No space left on device" in bench.lines[0]
 
 

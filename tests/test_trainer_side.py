@@ -5,9 +5,12 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from online_synclr.stream import peer_book
 from online_synclr.stream.admission import PlaceNumbers, Terms
+from online_synclr.stream.fan_out import choose_trainers
 from online_synclr.stream.frames import pack
 from online_synclr.stream.messages import (
+    MAX_COUNTERS,
     Bye,
     ByeAck,
     Credit,
@@ -421,19 +424,97 @@ def test_places_are_given_once_the_trainers_are_all_known() -> None:
     assert (first.number, second.number) == (2, 3), "torchrun's generators have the first two"
 
 
+def places(numbers: PlaceNumbers, count: int, **run: int) -> list[tuple[int, int]]:
+    given = [numbers.next(**run) for _ in range(count)]
+    return [place for place in given if place is not None]
+
+
 def test_no_two_trainers_give_the_same_number() -> None:
-    given = [
-        numbers.next(num_launched=5, num_trainers=3)
-        for numbers in (PlaceNumbers(0), PlaceNumbers(1), PlaceNumbers(2))
-        for _ in range(40)
-    ]
-    assert sorted(number for number in given if number is not None) == list(range(5, 125))
+    run = {"num_launched": 5, "num_trainers": 3}
+    given = [number for t in range(3) for number, _ in places(PlaceNumbers(t), 40, **run)]
+    assert sorted(given) == list(range(5, 125))
+
+
+@pytest.mark.parametrize("asked", [0, 2])
+def test_those_that_ask_one_trainer_are_spread_over_all(asked: int) -> None:
+    run = {"num_launched": 0, "num_trainers": 4}
+    served = [choose_trainers(4, 1, at) for _, at in places(PlaceNumbers(asked), 8, **run)]
+    assert sorted(served) == [[0], [0], [1], [1], [2], [2], [3], [3]]
 
 
 def test_numbers_are_used_up_and_never_given_again() -> None:
-    numbers = PlaceNumbers(0)
-    given = [numbers.next(num_launched=0, num_trainers=2**14) for _ in range(6)]
-    assert given == [0, 2**14, 2 * 2**14, 3 * 2**14, None, None]
+    given = places(PlaceNumbers(0), 6, num_launched=0, num_trainers=2**29)
+    assert [number for number, _ in given] == [0, 2**29, 2 * 2**29, 3 * 2**29]
+
+
+def test_the_engine_of_a_place_that_was_left_is_not_let_in_again() -> None:
+    """Two machines under one name: the first one's engine is slow to load."""
+    bench = Bench()
+    bench.join(make_hello(role="control", stream=4))
+    bench.join(make_hello(role="control", stream=5))
+    bench.join(make_hello(stream=5))
+    slow = make_hello(stream=4)
+    (answer,) = bench.say(slow, slow)
+    assert isinstance(answer, Reject)
+    assert "name of its own" in answer.reason
+    again = make_hello(stream=2**31 + 5)
+    assert isinstance(bench.say(again, again)[0], Welcome)
+
+
+def test_a_peers_word_for_what_it_sent_is_believed_within_reason() -> None:
+    bench, hello = Bench(), make_hello()
+    bench.join(hello)
+    bench.credits()
+    bench.say(hello, Status(state="running", counters={}, sent=2**63 - 1))
+    assert (bench.side.counters().sent, bench.side.counters().lost) == (4, 4)
+
+
+def test_counters_stay_countable() -> None:
+    bench = Bench()
+    for stream in range(6):
+        hello = make_hello(stream=stream)
+        bench.join(hello)
+        names = {f"{stream}/{index}": 1.0 for index in range(MAX_COUNTERS - 1)}
+        bench.say(hello, Status(state="running", counters=names, sent=0))
+    (view,) = bench.side.views(0.0)
+    assert len(view.counters) <= MAX_COUNTERS
+    for wrong in (1e308, -1.0, 2.0**54):
+        bench.say(hello, Status(state="running", counters={"images_rendered": wrong}, sent=0))
+    assert bench.side.counters().malformed == {"counter_range": 3}
+
+
+def test_names_of_those_long_gone_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_book, "MAX_GENERATORS_NAMED", 3)
+    bench = Bench()
+    for number in range(6):
+        hello = make_hello(f"pod-{number}")
+        lease = bench.join(hello)
+        bench.credits()
+        bench.send(hello, lease, 0)
+        bench.say(hello, Bye(counters={"images_rendered": 2.0}, sent=1))
+        bench.now_s += 1.0
+    views = {view.generator_id: view for view in bench.side.views(bench.now_s)}
+    assert sorted(views) == ["others", "pod-3", "pod-4", "pod-5"]
+    assert (views["others"].received, views["others"].counters) == (3, {"images_rendered": 6.0})
+    assert bench.side.counters().received == 6
+    for name in ("a", "b", "c", "g7"):
+        hello = make_hello(name)
+        assert isinstance(bench.say(hello, hello)[0], Welcome)
+    hello = make_hello("d")
+    (answer,) = bench.say(hello, hello)
+    assert isinstance(answer, Reject)
+    assert "let one of them go" in answer.reason
+
+
+def test_what_peers_say_of_themselves_is_plain_text() -> None:
+    bench = Bench()
+    hello = msgspec.structs.replace(make_hello(), fingerprint="x\x1b[2J\x07 " + "y" * 4000)
+    bench.join(hello)
+    bench.say(hello, Error(message="boom\x1b]0;owned\x07\nmore"))
+    (view,) = bench.side.views(0.0)
+    assert "\x1b" not in view.fingerprint + (view.first_error or "")
+    assert len(view.fingerprint) == 500
+    assert (view.first_error or "").startswith("boom ]0;owned ")
 
 
 @pytest.mark.parametrize(

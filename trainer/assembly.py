@@ -25,7 +25,7 @@ from trainer.distributed import Trainers
 from trainer.evaluation.probe import KnnProbe
 from trainer.figures import Figures
 from trainer.first_trainer import FirstTrainer
-from trainer.generator_watch import GeneratorWatch, num_serving
+from trainer.generator_watch import GONE_SILENCES, GeneratorWatch, num_serving
 from trainer.history import History, look_back
 from trainer.intake import Intake, build_intake
 from trainer.ledger import open_ledger
@@ -85,7 +85,12 @@ def start_stream(config: Config, role: TrainerRole) -> StreamEnd:
         trainer=role.trainer_index,
     )
     others = config.topology.await_joiners
-    watch = GeneratorWatch(receiver, serving, others_may_join=others)
+    watch = GeneratorWatch(
+        receiver,
+        serving,
+        others_may_join=others,
+        gone_after_s=GONE_SILENCES * config.stream.silence_s,
+    )
     return StreamEnd(receiver=receiver, intake=intake, watch=watch)
 
 

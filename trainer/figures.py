@@ -9,7 +9,7 @@ from online_synclr.monitor import metrics
 from online_synclr.monitor.rates import RateBoard
 from online_synclr.monitor.refusal_watch import RefusalWatch
 from trainer.objective.schedules import StepSettings
-from trainer.report import Merged, add_counts
+from trainer.report import GeneratorReport, Merged, add_counts
 from trainer.save_record import SaveRecord
 from trainer.totals import Totals, refused
 
@@ -59,7 +59,10 @@ class Figures:
         self._base: dict[str, float] = {}
         self.trainer_waits: dict[str, float] = {}
         """Share of the trainers' time by cause, from the first step to the last figures noted."""
-        self._heard_since_s: dict[str, float] = {}
+        self._here_since_s: dict[str, float] = {}
+        """When each generator that is here now was first heard of, or came back."""
+        self._gone_s = 0.0
+        """Time that generators were here, added up at their leaving; since the first step."""
         self.refusals = RefusalWatch(config)
         """Of captions and groups, lately."""
 
@@ -67,6 +70,7 @@ class Figures:
         """The first step of this attempt begins now: waits and whole-run rates count from here."""
         self._note(merged, step)
         self._start_s = self._clock()
+        self._gone_s = 0.0
         counters = (*_GENERATOR_COUNTERS, "unique_images", "image_uses", "steps")
         self._base = {name: self._board.total(name) for name in counters}
 
@@ -106,7 +110,9 @@ class Figures:
         Time is taken from this trainer's clock: a STATUS mixes readings of several moments.
         """
         now_s = self._now_s()
-        elapsed_s = sum(now_s - max(self._start_s, s) for s in self._heard_since_s.values())
+        elapsed_s = self._gone_s + sum(
+            now_s - max(self._start_s, since_s) for since_s in self._here_since_s.values()
+        )
         if elapsed_s <= 0:
             return dict.fromkeys(_GENERATOR_WAITS, 0.0)
         return {
@@ -129,7 +135,7 @@ class Figures:
         self.trainer_waits = dict(merged.waits)
         self.refusals.note({one.generator_id: one.counters for one in merged.generators})
         for generator in merged.generators:
-            self._heard_since_s.setdefault(generator.generator_id, now_s)
+            self._note_presence(generator, now_s)
             for counter in _GENERATOR_COUNTERS:
                 reading = generator.counters.get(counter, 0.0)
                 self._board.update(now_s, generator.generator_id, counter, reading)
@@ -137,6 +143,14 @@ class Figures:
         self._board.update(now_s, TRAINERS, "unique_images", intake.trained * images)
         self._board.update(now_s, TRAINERS, "image_uses", intake.group_uses * images)
         self._board.update(now_s, TRAINERS, "steps", step)
+
+    def _note_presence(self, generator: GeneratorReport, now_s: float) -> None:
+        if generator.alive:
+            self._here_since_s.setdefault(generator.generator_id, now_s)
+            return
+        since_s = self._here_since_s.pop(generator.generator_id, None)
+        if since_s is not None:
+            self._gone_s += now_s - max(self._start_s, since_s)
 
     def _losses(self, merged: Merged) -> dict[str, float]:
         return {
@@ -155,12 +169,14 @@ class Figures:
             metrics.GENERATOR_IMAGES: board.recent_per_s("images_rendered"),
             metrics.GENERATOR_CAPTIONS: board.recent_per_s("captions_accepted"),
         }
-        for generator, share in self.generator_shares().items():
+        shares = self.generator_shares()
+        # Of those that left nothing more is told here: on spot machines they become thousands.
+        for generator in self._here_since_s:
             images = board.meter(generator, "images_rendered").recent_per_s()
             captions = board.meter(generator, "captions_accepted").recent_per_s()
             values[metrics.of_generator(generator, "images_per_s")] = images
             values[metrics.of_generator(generator, "captions_per_s")] = captions
-            values[metrics.of_generator(generator, "share")] = share
+            values[metrics.of_generator(generator, "share")] = shares.get(generator, 0.0)
         return values
 
     def _waits(self, merged: Merged) -> dict[str, float]:

@@ -16,7 +16,7 @@ from trainer.generator_watch import GeneratorWatch
 from trainer.intake import Sampled
 from trainer.objective.backbone import Backbone
 from trainer.objective.schedules import StepSettings
-from trainer.report import Merged
+from trainer.report import GeneratorReport, Merged, merge_generators, peer_report
 from trainer.roll_call import RollCall
 from trainer.vote import Decision
 
@@ -61,6 +61,9 @@ class FirstTrainer:
         peers = self._watch.peers()
         self.figures.refusals.note({peer.generator_id: peer.counters for peer in peers})
         self._say_news({peer.generator_id: failures_of(peer) for peer in peers})
+        # This trainer's own view alone: who is lost to it may serve the others.
+        here = merge_generators([[peer_report(peer) for peer in peers]])
+        self._call_roll([generator for generator in here if generator.alive])
         self.show_phase(step, f"waiting for groups ({_named_trainers(decision)})")
 
     def name_shortage(self, decision: Decision, shortages: Sequence[str]) -> None:
@@ -80,8 +83,7 @@ class FirstTrainer:
         values = self.figures.metrics(merged, step, settings)
         self.final_loss = values[metrics.LOSS_TOTAL]
         self._monitor.log_step(step, values)
-        for sentence in self._roll_call.changes(merged.generators):
-            self.say(sentence)
+        self._call_roll(merged.generators)
         self._say_news({one.generator_id: one.failures for one in merged.generators})
         lines = self._watch.lines()
         self._monitor.update_console(step, values, phase="training", generators=lines)
@@ -108,6 +110,10 @@ class FirstTrainer:
         if accuracy is not None:
             self._monitor.log_scalars(step, {metrics.KNN_ACCURACY: accuracy})
         return accuracy
+
+    def _call_roll(self, generators: Sequence[GeneratorReport]) -> None:
+        for sentence in self._roll_call.changes(generators):
+            self.say(sentence)
 
     def _say_news(self, failures: Mapping[str, Sequence[FailureReport]]) -> None:
         for line in (*self._teller.lines(failures), *self.figures.refusals.take_lines()):

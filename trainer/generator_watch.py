@@ -1,16 +1,21 @@
 """What this trainer knows of the generators: whether any is left, and why not."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from online_synclr.config import Config
 from online_synclr.monitor.console_state import GeneratorLine
 from online_synclr.stream.errors import StreamError
 from online_synclr.stream.fan_out import choose_trainers
+from online_synclr.stream.keys import RANKS, admits
 from online_synclr.stream.peers import LEDGER_USED_UP, PeerView
 
 POLL_S = 0.05
+GONE_SILENCES = 10
+"""A generator silent for so many times `stream.silence_s` counts as gone: a network that pauses
+must not end a run, and the processes of torchrun's generators are torchrun's to watch."""
+
 REFRESH_S = 0.5
 
 
@@ -29,6 +34,7 @@ class GeneratorWatch:
         receiver: started.
         num_expected: generators launched with the run that serve this trainer.
         others_may_join: so that there is never a last one.
+        gone_after_s: silence after which a generator is not waited for any more.
         clock: seconds, monotonic; views are read anew after `REFRESH_S`.
     """
 
@@ -38,11 +44,13 @@ class GeneratorWatch:
         num_expected: int,
         *,
         others_may_join: bool = False,
+        gone_after_s: float = 300.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._receiver = receiver
         self._num_expected = num_expected
         self._others_may_join = others_may_join
+        self._gone_after_s = gone_after_s
         self._clock = clock
         self._read_at_s = -REFRESH_S
         self._peers: list[PeerView] = []
@@ -73,15 +81,19 @@ class GeneratorWatch:
         if self._others_may_join:
             return False
         peers = self.peers()
-        return len(peers) >= max(1, self._num_expected) and all(map(is_gone, peers))
+        heard = bool(peers) and len(_launched(peers)) >= self._num_expected
+        return heard and all(map(self._is_gone, peers))
 
     def ledger_used_up(self) -> bool:
-        """Whether every generator heard of has rendered its part of a ledger, and took its leave.
+        """Whether each of torchrun's generators has rendered its part of a ledger, and is done.
 
         `captions.backend: ledger`; nothing failed then, there is just no more to train on.
         """
-        peers = self.peers(fresh=True)
-        done = [peer.connection == "ended" and LEDGER_USED_UP in peer.counters for peer in peers]
+        peers = _launched(self.peers(fresh=True))
+        done = [
+            LEDGER_USED_UP in peer.counters and (peer.connection == "ended" or peer.state == "idle")
+            for peer in peers
+        ]
         return bool(done) and all(done)
 
     def reason(self) -> str:
@@ -92,7 +104,7 @@ class GeneratorWatch:
         if self.ledger_used_up():
             return "the ledger that it trains from (captions.ledger) is used up"
         peers = self.peers()
-        gone = [peer for peer in peers if is_gone(peer) and _last_error(peer)]
+        gone = [peer for peer in peers if self._is_gone(peer) and _last_error(peer)]
         if gone:
             first = min(gone, key=lambda peer: peer.failures[-1].at_s if peer.failures else 0.0)
             return f"generator {first.generator_id} failed first: {_last_error(first)}"
@@ -102,7 +114,7 @@ class GeneratorWatch:
         """The generators that serve this trainer, each with why no groups of it are here."""
         peers = self.peers()
         named = [_why_short(peer) for peer in peers]
-        absent = self._num_expected - len(peers)
+        absent = self._num_expected - len(_launched(peers))
         if absent > 0:
             named.append(f"{absent} not heard of yet")
         return ", ".join(named) or "no generator was ever heard of"
@@ -118,16 +130,22 @@ class GeneratorWatch:
         unblocks this.
         """
         deadline = time.monotonic() + timeout_s
-        while len(self.peers(fresh=True)) < self._num_expected:
+        while len(_launched(self.peers(fresh=True))) < self._num_expected:
             if self.failure is not None or time.monotonic() > deadline:
                 return False
             time.sleep(POLL_S)
         return True
 
+    def _is_gone(self, peer: PeerView) -> bool:
+        """Whether a generator will not send again, as far as can be told."""
+        if peer.connection == "silent":
+            return peer.silent_for_s >= self._gone_after_s
+        return peer.connection != "alive" or peer.state in ("failed", "idle")
 
-def is_gone(peer: PeerView) -> bool:
-    """Whether a generator will not send again, as far as can be told."""
-    return peer.connection != "alive" or peer.state == "failed"
+
+def _launched(peers: Sequence[PeerView]) -> list[PeerView]:
+    """Those that torchrun has started: the others come and go."""
+    return [peer for peer in peers if admits(RANKS, peer.generator_id)]
 
 
 def num_serving(config: Config, *, num_generators: int, num_trainers: int, trainer: int) -> int:

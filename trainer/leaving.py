@@ -5,10 +5,12 @@ Draining waits for the generators' BYEs, which END asks them for, and for no lon
 slow goodbye must not cost the checkpoint.
 """
 
+import json
 import math
 import sys
 import time
 
+from online_synclr.run_folder import write_durably
 from online_synclr.stream.errors import StreamError
 from trainer.assembly import Built, StreamEnd
 from trainer.closing import Ending, summarise
@@ -26,20 +28,36 @@ def leave(built: Built, stream: StreamEnd, stop: StopRequest, stopped_by: Decisi
     ended_by = ALL_DONE if cause is None else cause.value
     if stopped_by is not None and cause is not StopCause.REQUESTED:
         ended_by = _say_why(built, stream, stopped_by)
-    stream.receiver.announce_end(ended_by, final=cause is None)
+    used_up = cause is StopCause.EXHAUSTED and stream.watch.ledger_used_up()
+    final = cause is None or used_up
+    stream.receiver.announce_end(ended_by, final=final)
     _stop_figures(built)
     saved = _take_leave(built, stream, stop, cause)
     recorded = _close_ledger(built)
     merged = built.parts.reporter.collect()
     balanced = _summarise(built, merged, ended_by, measure=cause in (None, StopCause.EXHAUSTED))
-    return 0 if saved and recorded and balanced and _is_good_end(cause, stream) else 1
+    if final and built.parts.role.is_first:
+        _tell_latecomers(built, ended_by)
+    return 0 if saved and recorded and balanced and _is_good_end(built, stream, stopped_by) else 1
 
 
-def _is_good_end(cause: StopCause | None, stream: StreamEnd) -> bool:
+def _is_good_end(built: Built, stream: StreamEnd, stopped_by: Decision | None) -> bool:
     """Whether nothing failed. Asked after the goodbyes, which say whether a ledger is used up."""
-    if cause is StopCause.EXHAUSTED:
-        return stream.watch.ledger_used_up()
-    return cause in (None, StopCause.REQUESTED)
+    if stopped_by is not None and stopped_by.cause is StopCause.EXHAUSTED:
+        # The others' generators may have had more; whether something failed, these trainers know.
+        mine = built.parts.trainers.index in stopped_by.by
+        return not mine or stream.watch.ledger_used_up()
+    return stopped_by is None or stopped_by.cause is StopCause.REQUESTED
+
+
+def _tell_latecomers(built: Built, ended_by: str) -> None:
+    """Say in the run folder that the run is over: a generator that is away now was not told."""
+    path = built.parts.role.folder.addresses
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        write_durably(path, json.dumps(known | {"finished": ended_by}, indent=1) + "\n")
+    except (OSError, ValueError) as error:
+        print(f"online_synclr: {path} could not be written: {error}", file=sys.stderr, flush=True)
 
 
 def leave_diverged(built: Built, stream: StreamEnd, error: DivergedLossError) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _TRAINERS_OWN = ("stream.keys=null", "stream.host=127.0.0.1")
 """Settings that a shared file may have for the trainers: their keys and where they listen."""
 
+MAX_RUN_ID = 64
 _NEVER_S = 10 * 365 * 86400.0
 
 
@@ -41,6 +42,8 @@ def generate(argv: Sequence[str]) -> int:
     from generators.outside import Outside, OutsideGenerator
 
     bootstrap = find_bootstrap(arguments.connect)
+    if len(arguments.run_id) > MAX_RUN_ID:
+        raise ConfigError(f"--run-id is longer than {MAX_RUN_ID} characters, which no run's is.")
     key_name = _key_name(arguments.key, bootstrap)
     name = arguments.name or default_name(key_name)
     with claimed_name(name, number=arguments.name is None) as claimed:
@@ -58,13 +61,19 @@ def generate(argv: Sequence[str]) -> int:
 
 def _key_name(path: Path | None, bootstrap: "Bootstrap") -> str | None:
     """The name in the key, which this generator's must begin with; None: no key is needed."""
-    from online_synclr.stream.keys import KeysError, load_generator_key
+    from online_synclr.stream.keys import RANKS, KeysError, load_generator_key
 
     if path is not None:
         try:
-            return load_generator_key(path).name
+            name = load_generator_key(path).name
         except KeysError as error:
             raise ConfigError(f"--key: {error}.") from None
+        if name == RANKS:
+            raise ConfigError(
+                f"--key={path} is for torchrun's own generators; make another with `python -m "
+                "online_synclr keys DIR NAME`."
+            )
+        return name
     if (bootstrap.address() or "").startswith("tcp:"):
         raise ConfigError(
             "over tcp a generator needs a key; make one with `python -m online_synclr keys DIR "

@@ -61,12 +61,15 @@ class RecentVerdicts:
         self._newest = Tally()
 
     def note(self, tally: Tally) -> None:
-        """Take a newer tally; one that counts less than before starts the window anew."""
+        """Take a newer tally; one that counts less is of somebody who knows less, and says nothing.
+
+        What is counted is never taken back: trainers hear of it at different moments.
+        """
         if not self._marks:
             # Of a generator that is met late, only what it does from now on is recent.
             self._marks.append(tally if tally.judged > self._size else Tally())
         elif tally.judged < self._newest.judged:
-            self._marks = deque([Tally()])
+            return
         self._newest = tally
         if tally.judged - self._marks[-1].judged >= max(1, self._size // SLICES):
             self._marks.append(tally)

@@ -68,10 +68,15 @@ class PlaceNumbers:
         self._trainer_index = trainer_index
         self._given = 0
 
-    def next(self, *, num_launched: int, num_trainers: int) -> int | None:
-        """The next free number; None when all are given."""
+    def next(self, *, num_launched: int, num_trainers: int) -> tuple[int, int] | None:
+        """The next free number and its position; None when all are given.
+
+        Numbers of one trainer are `num_trainers` apart, so that alone they would all choose the
+        same trainers to serve; positions of one trainer are neighbours.
+        """
         number = num_launched + self._trainer_index + self._given * num_trainers
         if number >= MAX_GENERATORS:
             return None
+        position = num_launched + self._trainer_index + self._given
         self._given += 1
-        return number
+        return number, position

@@ -46,6 +46,8 @@ REVIVE_S: Final = 15.0
 """libzmq itself never connects again after bytes that it cannot read, corrupted ones for example:
 a connection that is down for so long, longer than a handshake may take, is made anew."""
 
+PING_MS: Final = 10_000
+PING_TIMEOUT_MS: Final = 30_000
 QUEUE_MESSAGES: Final = 4096
 _UP = zmq.Event.HANDSHAKE_SUCCEEDED
 _DOWN = zmq.Event.DISCONNECTED
@@ -117,6 +119,7 @@ class Link:
                 number = self._greeting.connection + 1
                 self._greeting = msgspec.structs.replace(self._greeting, connection=number)
         elif event == _REFUSED:
+            self.comes_back = False
             self.rejected = (
                 f"the trainer at {self.address} does not know this generator's key; add it to the "
                 "run's stream.keys"
@@ -187,6 +190,7 @@ class Link:
             and self._failed_handshakes >= FAILED_HANDSHAKES
             and now_s - self._failing_since_s >= FAILED_HANDSHAKES_S
         ):
+            self.comes_back = False
             self.rejected = (
                 f"whoever listens at {self.address} breaks off every handshake; use the addresses "
                 "and the keys of one and the same run, or look for a relay whose trainer is gone"
@@ -254,6 +258,9 @@ class Link:
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
         socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
+        # A trainer says nothing by itself; ZeroMQ's own heartbeats tell when its machine is gone.
+        socket.setsockopt(zmq.HEARTBEAT_IVL, PING_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, PING_TIMEOUT_MS)
         socket.setsockopt(zmq.MAXMSGSIZE, 2 * MAX_HEADER_BYTES)
         socket.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES)
         socket.setsockopt(zmq.RCVHWM, QUEUE_MESSAGES)

@@ -24,8 +24,11 @@ MAX_TEXT: Final = 4096
 MAX_COUNTERS: Final = 256
 MAX_COUNTER_NAME: Final = 64
 MAX_TRAINERS: Final = 512
-MAX_GENERATORS: Final = 65536
+MAX_GENERATORS: Final = 2**31
 """Numbers of one attempt's generators, those that have left included; streams are built on it."""
+
+MAX_COUNTER: Final = 2.0**53
+"""Above it a counter would no longer count: what sums them up stays far from any overflow."""
 
 MAX_CREDITS: Final = 2**20
 MAX_SIDE_PX: Final = 8192
@@ -64,11 +67,15 @@ class Join(_Message, frozen=True, kw_only=True, tag="join"):
 
 
 class Ticket(_Message, frozen=True, kw_only=True, tag="ticket"):
-    """Its place: what HELLO must say. `number` is its own in this attempt, and nobody else's."""
+    """Its place: what HELLO must say. `number` is its own in this attempt, and nobody else's.
+
+    `position` spreads generators over trainers (`stream.fan_out`).
+    """
 
     run_id: RunId
     incarnation: Natural
     number: Annotated[int, Meta(ge=0, lt=MAX_GENERATORS)]
+    position: Natural = 0
     addresses: Annotated[list[Address], Meta(max_length=MAX_TRAINERS)]
 
 
@@ -235,6 +242,8 @@ def check_counters(counters: dict[str, float]) -> None:
             raise MalformedMessage("counter_name", name[:200])
         if not math.isfinite(value):
             raise MalformedMessage("counter_not_finite", name)
+        if not 0 <= value <= MAX_COUNTER:
+            raise MalformedMessage("counter_range", name)
 
 
 def check_recipe(recipe: Recipe) -> None:

@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from online_synclr.stream.messages import Hello
+from online_synclr.stream.keys import RANKS, admits
+from online_synclr.stream.messages import MAX_GENERATORS, Hello
 from online_synclr.stream.peers import Peer, PeerView, fold, view_generator
 
 MAX_GENERATORS_NAMED: Final = 4096
+OTHERS: Final = "others"
+"""Name of the record of all generators that were too many to keep by name."""
+
 MAX_RETIRED: Final = 16384
 """Names of replaced connections that are remembered, so that none of them is let in again."""
 
@@ -55,16 +59,31 @@ class PeerBook:
         peer = self._peers.get(identity)
         return identity in self._retired or (peer is not None and peer.replaced)
 
+    def outdated(self, hello: Hello) -> bool:
+        """Whether this is the engine of a place that its generator has left for a newer one.
+
+        Its supervisor's connection comes first, and has the place's number for its stream.
+        """
+        place = hello.stream % MAX_GENERATORS
+        return hello.role == "engine" and any(
+            peer.hello.role == "control" and not peer.replaced and peer.hello.stream > place
+            for _, peer in self.of_generator(hello.generator_id)
+        )
+
     def has_room(self, hello: Hello) -> bool:
         """Whether one more generator of that name can be kept."""
-        return hello.generator_id in self._generators or (
-            len(self._generators) < MAX_GENERATORS_NAMED
+        return (
+            hello.generator_id in self._generators
+            or admits(RANKS, hello.generator_id)
+            or len(self._generators) < MAX_GENERATORS_NAMED
+            or self._longest_gone() is not None
         )
 
     def add(self, identity: bytes, hello: Hello, now_s: float) -> Arrival:
         """Make a record; the caller ends the leases of who is replaced."""
+        forgotten = [] if hello.generator_id in self._generators else self._make_room()
         generator = self._generators.setdefault(hello.generator_id, _Generator())
-        replaced, forgotten = [], []
+        replaced = []
         for other_identity, other in list(generator.peers.items()):
             if other.hello.role != hello.role:
                 continue
@@ -94,6 +113,29 @@ class PeerBook:
             view_generator(name, [*of.past.values(), *of.peers.values()], now_s)
             for name, of in self._generators.items()
         ]
+
+    def _make_room(self) -> list[Peer]:
+        """Where there are too many names, add the longest gone to `OTHERS`; its peers."""
+        gone = self._longest_gone() if len(self._generators) >= MAX_GENERATORS_NAMED else None
+        if gone is None:
+            return []
+        generator = self._generators.pop(gone)
+        forgotten = list(generator.peers.items())
+        for identity, peer in forgotten:
+            self._fold(generator, identity, peer)
+        others = self._generators.setdefault(OTHERS, _Generator())
+        for role, past in generator.past.items():
+            known = others.past.get(role)
+            others.past[role] = fold([past] if known is None else [known, past])
+        return [peer for _, peer in forgotten]
+
+    def _longest_gone(self) -> str | None:
+        heard_s = {
+            name: max(peer.last_heard_s for peer in of.peers.values())
+            for name, of in self._generators.items()
+            if of.peers and all(peer.connection != "alive" for peer in of.peers.values())
+        }
+        return min(heard_s, key=lambda name: heard_s[name]) if heard_s else None
 
     def _fold(self, generator: _Generator, identity: bytes, peer: Peer) -> None:
         role = peer.hello.role

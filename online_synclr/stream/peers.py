@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from online_synclr.stream.failures import Failure
-from online_synclr.stream.messages import Hello, PeerState
+from online_synclr.stream.messages import MAX_COUNTERS, Hello, PeerState
 
 Connection = Literal["alive", "ended", "failed", "silent"]
 
@@ -36,6 +36,9 @@ class Peer:
     discarded: Counter[str] = field(default_factory=Counter)
     reported_sent: int = 0
     next_sequence: int = 0
+    granted: int = 0
+    """Credits issued to it so far: more than these it cannot have sent under."""
+    gave_up: bool = False
 
     @property
     def arrived(self) -> int:
@@ -44,8 +47,9 @@ class Peer:
 
     @property
     def sent(self) -> int:
-        """Groups this peer is known to have sent here."""
-        return max(self.reported_sent, self.next_sequence, self.arrived)
+        """Groups this peer is known to have sent here; what it says is believed within reason."""
+        claimed = max(self.reported_sent, self.next_sequence)
+        return max(self.arrived, min(claimed, self.arrived + self.granted))
 
     @property
     def lost(self) -> int:
@@ -143,6 +147,7 @@ def fold(peers: list[Peer]) -> Peer:
         received=sum(peer.received for peer in peers),
         discarded=discarded,
         reported_sent=sum(peer.sent for peer in peers),
+        granted=sum(peer.sent for peer in peers),
     )
 
 
@@ -161,6 +166,8 @@ def _sum_counters(peers: list[Peer]) -> dict[str, float]:
     summed: dict[str, float] = {}
     for peer in peers:
         for name, value in peer.counters.items():
+            if name not in summed and len(summed) >= MAX_COUNTERS:
+                continue
             gauge = name.endswith("_bytes")
             summed[name] = value if gauge else summed.get(name, 0.0) + value
     return summed

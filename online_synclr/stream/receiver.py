@@ -106,6 +106,7 @@ class Receiver:
         )
         self._tasks: list[Callable[[], Sequence[Outgoing]]] = []
         self._stopping = False
+        self._next_check_s = 0.0
         self._failure: BaseException | None = None
         self._address: str | None = None
         self._thread: threading.Thread | None = None
@@ -242,14 +243,11 @@ class Receiver:
         if self._doorman is not None:
             poller.register(self._doorman.monitor, zmq.POLLIN)
         try:
-            next_check_s = self._clock()
+            self._next_check_s = self._clock()
             while not self._stopping:
                 self._handle_all()
-                now_s = self._clock()
-                if now_s >= next_check_s:
-                    next_check_s = now_s + self._side.check_interval_s
-                    self._check_silence(now_s)
-                poller.poll(poll_ms(next_check_s - self._clock()))
+                self._check_silence()
+                poller.poll(poll_ms(self._next_check_s - self._clock()))
         except BaseException as error:  # anything uncaught is reported to whoever asks next
             with self._changed:
                 self._failure = error
@@ -269,6 +267,8 @@ class Receiver:
                     self._send(task())
                 self._send(self._side.issue_credits())
                 self._changed.notify_all()
+            # Bursts take from all connections in turn: a flood on one hides no silence of others.
+            self._check_silence()
 
     def _read_burst(self) -> bool:
         for _ in range(BURST):
@@ -281,7 +281,11 @@ class Receiver:
             self._send(self._side.on_frames(route.bytes, buffers, self._clock(), name))
         return True
 
-    def _check_silence(self, now_s: float) -> None:
+    def _check_silence(self) -> None:
+        now_s = self._clock()
+        if now_s < self._next_check_s:
+            return
+        self._next_check_s = now_s + self._side.check_interval_s
         with self._changed:
             self._side.check_silence(now_s)
             self._send(self._side.issue_credits())

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
+
 from online_synclr.stream.admission import PlaceNumbers, Terms
 from online_synclr.stream.conduct import MAX_FAULTS, Conduct
 from online_synclr.stream.credits import CreditLedger
@@ -43,6 +45,7 @@ from online_synclr.stream.messages import (
 from online_synclr.stream.payload import JpegCodec, PayloadCodec, RawCodec
 from online_synclr.stream.peer_book import MAX_GENERATORS_NAMED, PeerBook
 from online_synclr.stream.peers import Connection, Peer, PeerView, ReceiverCounters
+from online_synclr.stream.plain_text import plain
 from online_synclr.stream.sink import GroupSink
 
 CHECKS_PER_SILENCE: Final = 8
@@ -179,6 +182,7 @@ class TrainerSide:
                 credit = Credit(num_groups=num_groups, lease=lease)
                 peer = self._peers.get(identity)
                 assert peer is not None, "a lease is closed before its peer's record goes"
+                peer.granted += num_groups
                 out.append(Outgoing(peer.route, credit))
 
     def on_unsent(self, outgoing: Outgoing, *, unreachable: bool) -> None:
@@ -305,7 +309,7 @@ class TrainerSide:
             return []
         if peer is None:
             peer = self._arrive(identity, hello, now_s)
-        peer.hello = hello
+        peer.hello = msgspec.structs.replace(hello, fingerprint=plain(hello.fingerprint))
         # A peer has one route: what still comes on a broken connection's is nobody's.
         self._routes.pop(peer.route, None)
         self._routes[route] = identity
@@ -336,17 +340,18 @@ class TrainerSide:
         if not self.complete:
             self._malformed["join_too_early"] += 1
             return []
-        number = self._numbers.next(
+        place = self._numbers.next(
             num_launched=self._terms.num_launched, num_trainers=len(self.addresses)
         )
-        if number is None:
+        if place is None:
             self._malformed["join_refused"] += 1
             return [Outgoing(route, Reject(reason=_NO_NUMBER))]
         self._taken += 1
         ticket = Ticket(
             run_id=self._terms.run_id,
             incarnation=self._terms.incarnation or 0,
-            number=number,
+            number=place[0],
+            position=place[1],
             addresses=self.addresses,
         )
         return [Outgoing(route, ticket)]
@@ -357,12 +362,12 @@ class TrainerSide:
         reason = self._terms.refusal(hello, key_name)
         if reason is None and self._routes.get(route, identity) != identity:
             reason = "this connection has introduced itself under another name before"
-        if reason is None and self._peers.replaced(identity):
+        if reason is None and (self._peers.replaced(identity) or self._peers.outdated(hello)):
             reason = _REPLACED.format(hello.generator_id)
         if reason is None and not self._peers.has_room(hello):
             reason = (
-                f"generators of {MAX_GENERATORS_NAMED} names have joined already; use the names of "
-                "those that have left"
+                f"generators of {MAX_GENERATORS_NAMED} names are here already; let one of them go "
+                "first"
             )
         return reason
 
@@ -415,7 +420,8 @@ class TrainerSide:
             peer.counters = message.counters
             peer.reported_sent = max(peer.reported_sent, message.sent)
             # Who failed says BYE too; that does not make it a clean end.
-            self._leave(identity, peer, "failed" if peer.connection == "failed" else "ended")
+            failed = peer.connection == "failed" or peer.gave_up
+            self._leave(identity, peer, "failed" if failed else "ended")
             return [Outgoing(peer.route, ByeAck())]
         if isinstance(message, Error):
             self._on_error(identity, peer, message)
@@ -423,12 +429,15 @@ class TrainerSide:
         return []
 
     def _on_error(self, identity: bytes, peer: Peer, error: Error) -> None:
+        message = plain(error.message)
         if peer.first_error is None:
-            peer.first_error = error.message
-        self._ends.on_error(peer, error.message, error.stream)
+            peer.first_error = message
+        self._ends.on_error(peer, message, error.stream)
         if peer.hello.role == "engine":
             self._leave(identity, peer, "failed")
             return
+        # It still listens, so that END reaches it.
+        peer.gave_up = peer.gave_up or error.stream is None
         for other_identity, other in self._peers.of_generator(peer.hello.generator_id):
             named = error.stream in (None, other.hello.stream)
             if named and other.hello.role == "engine" and other.connection == "alive":
