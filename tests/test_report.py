@@ -18,6 +18,7 @@ from trainer.figures import Figures
 from trainer.objective.schedules import StepSettings
 from trainer.report import (
     Merged,
+    PeerReport,
     TrainerReport,
     gather_reports,
     merge,
@@ -149,6 +150,23 @@ def test_goodbyes_and_evaluation_are_no_part_of_rates_and_waits() -> None:
     assert figures.whole_per_s("images_rendered") == pytest.approx((120 - 16) / 4)
     assert figures.generator_waits()[metrics.WAIT_CREDITS] == pytest.approx((1.2 - 0.16) / 8)
     assert figures.trainer_waits["groups"] == 0.2
+
+
+def test_those_that_left_are_in_no_wait_and_no_curve_any_more() -> None:
+    """Spot machines come and go by the thousand; one that is there waits half of its time."""
+    clock = Clock()
+    figures = Figures(Config(), Totals(), clock=clock)
+
+    def report(*peers: PeerReport) -> Merged:
+        return merge([make_report(peers=list(peers))])
+
+    figures.start(report(make_peer("g0", 8)), 0)
+    gone = [make_peer(f"spot-{number}", 0, connection="ended") for number in range(50)]
+    clock.now_s += 100.0
+    values = figures.metrics(report(make_peer("g0", 5008), *gone), 10, SETTINGS)
+    assert values[metrics.WAIT_CREDITS] == pytest.approx(0.5)
+    assert [name for name in values if "spot" in name] == []
+    assert "spot-7" in figures.generator_shares(), "of the images they have their part"
 
 
 def test_no_time_has_passed() -> None:
