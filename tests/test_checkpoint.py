@@ -97,7 +97,7 @@ def test_training_continues_to_the_bit(tmp_path: Path, optimizer: str) -> None:
         checkpoint.choose(config), config=config, train=again, intake=fresh_intake, trainers=ALONE
     )
     assert restored.step == 3
-    assert restored.totals == Totals(lost=3, captions=b"12345678", knn_before=0.25)
+    assert restored.totals == Totals(sent=14 + 3, lost=3, captions=b"12345678", knn_before=0.25)
     run_steps(again, config, 3, 5, ALONE)
     for name, value in weights(again).items():
         assert torch.equal(value, expected[name]), name
@@ -129,6 +129,31 @@ def test_the_intake_counts_on_and_its_groups_are_gone(tmp_path: Path) -> None:
     assert (after.received, after.trained) == (before.received, before.trained)
     assert after.received == after.trained + after.evicted_unused + after.left
     assert (after.groups, after.limiter_error) == (0, 0.0)
+
+
+def test_groups_that_came_while_a_checkpoint_was_taken_are_sent_as_well(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    train, intake = tiny_step(config), make_intake(config)
+    use_intake(intake, config, 14)
+    counted = Totals(sent=14 + 3 + 1, lost=3, discarded=1)
+    intake.credits_to_issue(1)
+    intake.insert(tiny_group(config, 14))
+    checkpoint.save(
+        tmp_path / "checkpoints",
+        config=config,
+        step=1,
+        train=train,
+        intake=intake,
+        trainers=ALONE,
+        totals=counted,
+        incarnation=1,
+    )
+    fresh = make_intake(config)
+    path = checkpoint.choose(config)
+    restored = checkpoint.restore(path, config=config, train=train, intake=fresh, trainers=ALONE)
+    received = fresh.counters().received
+    assert received == 15
+    assert restored.totals.sent == received + restored.totals.lost + restored.totals.discarded
 
 
 def test_nothing_to_restore_starts_at_zero(tmp_path: Path) -> None:
