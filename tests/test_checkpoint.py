@@ -316,14 +316,31 @@ def test_a_checkpoint_that_could_not_be_written_is_never_called_saved(
     assert said[1:] == ["the checkpoint of step 4 is written; 2 before it could not be"]
 
 
-def make_writer(run_dir: Path, config: Config, said: list[str]) -> CheckpointWriter:
-    role, intake = make_role(run_dir), make_intake(config)
+def test_a_stop_tries_a_failed_checkpoint_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    writer = make_writer(tmp_path, make_config(tmp_path, checkpoint={"every_steps": 2}), said)
+    monkeypatch.setattr(writer, "totals", lambda merged: Totals())
+    assert writer.is_due(2)
+    with files_end_at(2**12):
+        assert not writer.save(2)
+    assert not writer.is_due(2)
+    assert writer.save(2), "there is room again"
+    assert checkpoint_files.latest(tmp_path) == tmp_path / "checkpoints" / "step_00000002"
+    assert said[1:] == ["the checkpoint of step 2 is written, at another try"]
+
+
+def make_writer(
+    run_dir: Path, config: Config, said: list[str], trainers: Trainers = ALONE
+) -> CheckpointWriter:
+    role, intake = make_role(run_dir), make_intake(config, trainers)
     return CheckpointWriter(
         config,
         role,
-        train=tiny_step(config),
+        train=tiny_step(config, trainers),
         intake=intake,
-        trainers=ALONE,
+        trainers=trainers,
         reporter=FakeReporter(),  # type: ignore[arg-type]
         ledger=open_ledger(config, role, intake, resumed_step=0, say=said.append),
         restored=checkpoint.Restored(),
@@ -428,6 +445,27 @@ def test_each_rank_continues_from_its_own_state(ranks: RankPool, tmp_path: Path)
             for name, value in found.items():
                 assert torch.equal(value, wanted[name]), name
         assert [received for _, received in results] == [4, 5]
+
+
+def save_twice(run_dir: Path) -> list[bool]:
+    """Each with a folder of its own; trainer 0's has no room at the first try."""
+    trainers = two_trainers()
+    own = run_dir / str(trainers.index)
+    writer = make_writer(own, make_config(own), [], trainers)
+    writer.totals = lambda merged: Totals()  # type: ignore[method-assign]
+    blocked = own / "checkpoints"
+    if trainers.is_first:
+        blocked.write_text("a file where the folder belongs")
+    saved = [writer.save(2)]
+    if trainers.is_first:
+        blocked.unlink()
+    return [*saved, writer.save(2), writer.save(2)]
+
+
+def test_all_trainers_know_that_a_checkpoint_was_not_written(
+    ranks: RankPool, tmp_path: Path
+) -> None:
+    assert ranks.run(save_twice, tmp_path) == [[False, True, True]] * 2
 
 
 # --- another number of trainers ------------------------------------------------------------------
