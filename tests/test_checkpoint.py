@@ -1,10 +1,13 @@
 """Checkpoints: bit-exact continuation, atomic files, the last K, clear refusals."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -591,6 +594,120 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path: 
     ]
     again = checkpoint_files.write_checkpoint(folder, 5, {"a": torch.ones(1000)}, {})
     assert checkpoint_files.is_intact(again), "the step is saved anew"
+
+
+def test_a_flipped_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    state = {"step": 3, "config": "a: 1\n", "weight": torch.arange(16.0)}
+    path = checkpoint_files.write_checkpoint(tmp_path, 3, state, {})
+    file = path / checkpoint_files.FILE_NAME
+    data = file.read_bytes()
+    found = 0
+    for position in range(0, len(data), 4):
+        flipped = bytearray(data)
+        flipped[position] ^= 1 << position // 4 % 8
+        file.write_bytes(flipped)
+        if not checkpoint_files.is_intact(path):
+            found += 1
+            continue
+        read = checkpoint_files.parse_file(file)
+        assert (read["step"], read["config"]) == (3, "a: 1\n"), position
+        assert torch.equal(read["weight"], state["weight"]), position
+    assert found > len(data) // 4 // 3, "the rest is padding, dates and the like"
+    file.write_bytes(data)
+    assert checkpoint_files.is_intact(path)
+
+
+def make_unreadable(path: Path) -> None:
+    """Opening it fails for everybody, root too."""
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path)
+
+
+def make_readable(path: Path) -> None:
+    path.unlink()
+    path.with_name("elsewhere").rename(path)
+
+
+def test_a_checkpoint_that_cannot_be_read_never_means_a_new_start(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    path = checkpoint_files.write_checkpoint(tmp_path / "checkpoints", 5, {"a": 1}, {})
+    for blocked in (path / "checkpoint.pt", tmp_path / "checkpoints"):
+        make_unreadable(blocked)
+        for resume in ("auto", "never", tmp_path / "other"):
+            for attempt in (0, 1):
+                with pytest.raises(ConfigError, match="mend the disk, or name another") as caught:
+                    checkpoint.choose(with_resume(config, resume), attempt=attempt)
+                assert "Too many levels of symbolic links" in str(caught.value)
+                assert "\n" not in str(caught.value)
+        make_readable(blocked)
+        assert checkpoint.choose(config) == path
+
+
+def test_an_error_of_the_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(archive: zipfile.ZipFile) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    config = make_config(tmp_path)
+    path = checkpoint_files.write_checkpoint(tmp_path / "checkpoints", 5, {"a": 1}, {})
+    with monkeypatch.context() as disk:
+        disk.setattr(zipfile.ZipFile, "testzip", fail)
+        with pytest.raises(ConfigError, match=r"step_00000005 cannot be read \(Input/output error"):
+            checkpoint.choose(config)
+    assert checkpoint.choose(config) == path
+
+
+def test_where_all_are_damaged_nothing_starts_and_nothing_is_touched(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    folder = tmp_path / "checkpoints"
+    for step in (3, 5):
+        path = checkpoint_files.write_checkpoint(folder, step, {"a": torch.ones(1000)}, {})
+        data = bytearray((path / "checkpoint.pt").read_bytes())
+        data[data.index(torch.ones(1000).numpy().tobytes())] ^= 1
+        (path / "checkpoint.pt").write_bytes(data)
+    for _ in range(2):
+        said = "step_00000005 is damaged, step_00000003 is damaged"
+        with pytest.raises(ConfigError, match=said):
+            checkpoint.choose(config)
+    (folder / "step_00000003").rename(folder / "damaged_step_00000003")
+    shutil.rmtree(folder / "step_00000005")
+    with pytest.raises(ConfigError, match=r"damaged_step_00000003 was set aside"):
+        checkpoint.choose(config)
+
+
+def test_newer_ones_that_a_run_goes_on_without_are_out_of_its_way(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    folder = tmp_path / "checkpoints"
+    old = checkpoint_files.write_checkpoint(folder, 2, {"from": "before"}, {})
+    cut_off = checkpoint_files.write_checkpoint(folder, 4, {"from": "before"}, {})
+    (cut_off / "checkpoint.pt").write_bytes((old / "checkpoint.pt").read_bytes()[:-30])
+    unread = checkpoint_files.write_checkpoint(folder, 6, {"from": "before"}, {})
+    make_unreadable(unread / "checkpoint.pt")
+    (folder / "unread_step_00000006").mkdir()
+    said: list[str] = []
+    assert checkpoint.choose(config, say=said.append) == old
+    assert [line.split(" (")[0] for line in said] == [
+        "checkpoint step_00000006 cannot be read",
+        "checkpoint step_00000004 is not complete; it is kept as damaged_step_00000004 and not "
+        "used",
+    ]
+    make_readable(folder / "unread_step_00000006.1" / "checkpoint.pt")
+    for step in (4, 6):
+        checkpoint_files.write_checkpoint(folder, step, {"from": "now"}, {})
+        checkpoint_files.prune(folder, 2)
+    kept = [path for path in checkpoint_files.complete_checkpoints(folder) if path != old]
+    assert [path.name for path in kept] == ["step_00000004", "step_00000006"]
+    for path in kept:
+        assert checkpoint_files.parse_file(path / "checkpoint.pt") == {"from": "now"}
+    aside = folder / "unread_step_00000006.1" / "checkpoint.pt"
+    assert checkpoint_files.parse_file(aside) == {"from": "before"}
+
+
+def test_pruning_passes_over_what_cannot_be_read(tmp_path: Path) -> None:
+    for step in (2, 4, 6):
+        checkpoint_files.write_checkpoint(tmp_path, step, {"step": step}, {})
+    make_unreadable(tmp_path / "step_00000004" / "checkpoint.pt")
+    checkpoint_files.prune(tmp_path, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000004", "step_00000006"]
 
 
 def test_the_next_attempt_removes_what_a_dead_one_left_half_written(tmp_path: Path) -> None:

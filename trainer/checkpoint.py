@@ -18,6 +18,7 @@ from online_synclr.config import Config, ConfigError, resolved_yaml
 from online_synclr.run_folder import INCARNATION_NAME
 from trainer import checkpoint_files
 from trainer.checkpoint_reading import as_bytes, as_tensor, read_everywhere
+from trainer.checkpoint_search import newest_usable
 from trainer.collectives import gather_bytes
 from trainer.distributed import Trainers
 from trainer.intake import Intake, IntakeState
@@ -94,15 +95,15 @@ def choose(
 ) -> Path | None:
     """The checkpoint that `run.resume` means; trainer 0's decision. None: start from scratch.
 
-    Removes what dead attempts left half written. `say` is told of damaged checkpoints.
+    Removes what dead attempts left half written. `say` is told of checkpoints that are set aside.
     `run.resume` speaks of how the job began: when torchrun restarts it (`attempt` above 0), it
     continues from what it has itself written, if anything.
 
     Raises:
-        ConfigError: `never` with a run folder that has one, or a path that cannot be continued.
+        ConfigError: `never` with a run folder that has one, a path that cannot be continued, or
+            a run folder whose checkpoints cannot be used.
     """
-    checkpoint_files.remove_partial(config.run.dir / "checkpoints")
-    newest = checkpoint_files.latest_intact(config.run.dir, say)
+    newest = newest_usable(config.run.dir, say)
     resume = config.run.resume
     if resume == "auto" or (attempt > 0 and newest is not None):
         return newest
