@@ -187,9 +187,9 @@ def test_the_summary_adds_up_over_attempts() -> None:
         before=after_first,
         totals=totals,
         figures=figures,
-        attempts=Attempts(attempts=2, thrown_away_steps=7),
+        attempts=Attempts(attempts=2, thrown_away_steps=7, incarnation=3),
     )
-    assert (summary.attempts, summary.thrown_away_steps) == (2, 7)
+    assert (summary.attempts, summary.thrown_away_steps, summary.incarnation) == (2, 7, 3)
     assert summary.check_identities() == []
     assert (summary.groups_sent, summary.groups_received) == (55, 50)
     assert (summary.groups_lost, summary.groups_discarded) == (3, 2)
