@@ -27,10 +27,11 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempts(msgspec.Struct, frozen=True, kw_only=True):
-    """All attempts so far, added up."""
+    """All attempts so far, added up. `incarnation`: the latest one's; 0: not known."""
 
     attempts: int = 1
     thrown_away_steps: int = 0
+    incarnation: int = 0
 
 
 def note_attempt(path: Path, attempt: Attempt) -> Attempts:
@@ -59,7 +60,9 @@ def read_attempts(path: Path) -> Iterator[Attempt]:
 
 
 def add_up(attempts: list[Attempt]) -> Attempts:
-    """How many there were, and what they threw away."""
+    """How many there were (at least one), and what they threw away."""
     return Attempts(
-        attempts=len(attempts), thrown_away_steps=sum(one.thrown_away_steps for one in attempts)
+        attempts=len(attempts),
+        thrown_away_steps=sum(one.thrown_away_steps for one in attempts),
+        incarnation=attempts[-1].incarnation,
     )

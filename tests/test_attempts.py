@@ -19,9 +19,13 @@ def attempt(incarnation: int, thrown_away_steps: int = 0) -> Attempt:
 
 def test_attempts_are_kept_and_added_up(tmp_path: Path) -> None:
     path = tmp_path / "attempts.jsonl"
-    assert note_attempt(path, attempt(1)) == Attempts()
-    assert note_attempt(path, attempt(2, 7)) == Attempts(attempts=2, thrown_away_steps=7)
-    assert note_attempt(path, attempt(3, 4)) == Attempts(attempts=3, thrown_away_steps=11)
+    assert note_attempt(path, attempt(1)) == Attempts(incarnation=1)
+    assert note_attempt(path, attempt(2, 7)) == Attempts(
+        attempts=2, thrown_away_steps=7, incarnation=2
+    )
+    assert note_attempt(path, attempt(3, 4)) == Attempts(
+        attempts=3, thrown_away_steps=11, incarnation=3
+    )
     assert list(read_attempts(path)) == [attempt(1), attempt(2, 7), attempt(3, 4)]
 
 
@@ -30,7 +34,9 @@ def test_a_torn_line_costs_itself_alone(tmp_path: Path) -> None:
     note_attempt(path, attempt(1))
     with path.open("ab") as handle:
         handle.write(b'{"incarnation": 2, "ti')
-    assert note_attempt(path, attempt(3, 5)) == Attempts(attempts=2, thrown_away_steps=5)
+    assert note_attempt(path, attempt(3, 5)) == Attempts(
+        attempts=2, thrown_away_steps=5, incarnation=3
+    )
     assert list(read_attempts(path)) == [attempt(1), attempt(3, 5)]
 
 

@@ -1,10 +1,13 @@
 """Checkpoints: bit-exact continuation, atomic files, the last K, clear refusals."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,7 +100,7 @@ def test_training_continues_to_the_bit(tmp_path: Path, optimizer: str) -> None:
         checkpoint.choose(config), config=config, train=again, intake=fresh_intake, trainers=ALONE
     )
     assert restored.step == 3
-    assert restored.totals == Totals(lost=3, captions=b"12345678", knn_before=0.25)
+    assert restored.totals == Totals(sent=14 + 3, lost=3, captions=b"12345678", knn_before=0.25)
     run_steps(again, config, 3, 5, ALONE)
     for name, value in weights(again).items():
         assert torch.equal(value, expected[name]), name
@@ -129,6 +132,31 @@ def test_the_intake_counts_on_and_its_groups_are_gone(tmp_path: Path) -> None:
     assert (after.received, after.trained) == (before.received, before.trained)
     assert after.received == after.trained + after.evicted_unused + after.left
     assert (after.groups, after.limiter_error) == (0, 0.0)
+
+
+def test_groups_that_came_while_a_checkpoint_was_taken_are_sent_as_well(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    train, intake = tiny_step(config), make_intake(config)
+    use_intake(intake, config, 14)
+    counted = Totals(sent=14 + 3 + 1, lost=3, discarded=1)
+    intake.credits_to_issue(1)
+    intake.insert(tiny_group(config, 14))
+    checkpoint.save(
+        tmp_path / "checkpoints",
+        config=config,
+        step=1,
+        train=train,
+        intake=intake,
+        trainers=ALONE,
+        totals=counted,
+        incarnation=1,
+    )
+    fresh = make_intake(config)
+    path = checkpoint.choose(config)
+    restored = checkpoint.restore(path, config=config, train=train, intake=fresh, trainers=ALONE)
+    received = fresh.counters().received
+    assert received == 15
+    assert restored.totals.sent == received + restored.totals.lost + restored.totals.discarded
 
 
 def test_nothing_to_restore_starts_at_zero(tmp_path: Path) -> None:
@@ -291,14 +319,31 @@ def test_a_checkpoint_that_could_not_be_written_is_never_called_saved(
     assert said[1:] == ["the checkpoint of step 4 is written; 2 before it could not be"]
 
 
-def make_writer(run_dir: Path, config: Config, said: list[str]) -> CheckpointWriter:
-    role, intake = make_role(run_dir), make_intake(config)
+def test_a_stop_tries_a_failed_checkpoint_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    writer = make_writer(tmp_path, make_config(tmp_path, checkpoint={"every_steps": 2}), said)
+    monkeypatch.setattr(writer, "totals", lambda merged: Totals())
+    assert writer.is_due(2)
+    with files_end_at(2**12):
+        assert not writer.save(2)
+    assert not writer.is_due(2)
+    assert writer.save(2), "there is room again"
+    assert checkpoint_files.latest(tmp_path) == tmp_path / "checkpoints" / "step_00000002"
+    assert said[1:] == ["the checkpoint of step 2 is written, at another try"]
+
+
+def make_writer(
+    run_dir: Path, config: Config, said: list[str], trainers: Trainers = ALONE
+) -> CheckpointWriter:
+    role, intake = make_role(run_dir), make_intake(config, trainers)
     return CheckpointWriter(
         config,
         role,
-        train=tiny_step(config),
+        train=tiny_step(config, trainers),
         intake=intake,
-        trainers=ALONE,
+        trainers=trainers,
         reporter=FakeReporter(),  # type: ignore[arg-type]
         ledger=open_ledger(config, role, intake, resumed_step=0, say=said.append),
         restored=checkpoint.Restored(),
@@ -403,6 +448,27 @@ def test_each_rank_continues_from_its_own_state(ranks: RankPool, tmp_path: Path)
             for name, value in found.items():
                 assert torch.equal(value, wanted[name]), name
         assert [received for _, received in results] == [4, 5]
+
+
+def save_twice(run_dir: Path) -> list[bool]:
+    """Each with a folder of its own; trainer 0's has no room at the first try."""
+    trainers = two_trainers()
+    own = run_dir / str(trainers.index)
+    writer = make_writer(own, make_config(own), [], trainers)
+    writer.totals = lambda merged: Totals()  # type: ignore[method-assign]
+    blocked = own / "checkpoints"
+    if trainers.is_first:
+        blocked.write_text("a file where the folder belongs")
+    saved = [writer.save(2)]
+    if trainers.is_first:
+        blocked.unlink()
+    return [*saved, writer.save(2), writer.save(2)]
+
+
+def test_all_trainers_know_that_a_checkpoint_was_not_written(
+    ranks: RankPool, tmp_path: Path
+) -> None:
+    assert ranks.run(save_twice, tmp_path) == [[False, True, True]] * 2
 
 
 # --- another number of trainers ------------------------------------------------------------------
@@ -528,6 +594,120 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path: 
     ]
     again = checkpoint_files.write_checkpoint(folder, 5, {"a": torch.ones(1000)}, {})
     assert checkpoint_files.is_intact(again), "the step is saved anew"
+
+
+def test_a_flipped_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    state = {"step": 3, "config": "a: 1\n", "weight": torch.arange(16.0)}
+    path = checkpoint_files.write_checkpoint(tmp_path, 3, state, {})
+    file = path / checkpoint_files.FILE_NAME
+    data = file.read_bytes()
+    found = 0
+    for position in range(0, len(data), 4):
+        flipped = bytearray(data)
+        flipped[position] ^= 1 << position // 4 % 8
+        file.write_bytes(flipped)
+        if not checkpoint_files.is_intact(path):
+            found += 1
+            continue
+        read = checkpoint_files.parse_file(file)
+        assert (read["step"], read["config"]) == (3, "a: 1\n"), position
+        assert torch.equal(read["weight"], state["weight"]), position
+    assert found > len(data) // 4 // 3, "the rest is padding, dates and the like"
+    file.write_bytes(data)
+    assert checkpoint_files.is_intact(path)
+
+
+def make_unreadable(path: Path) -> None:
+    """Opening it fails for everybody, root too."""
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path)
+
+
+def make_readable(path: Path) -> None:
+    path.unlink()
+    path.with_name("elsewhere").rename(path)
+
+
+def test_a_checkpoint_that_cannot_be_read_never_means_a_new_start(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    path = checkpoint_files.write_checkpoint(tmp_path / "checkpoints", 5, {"a": 1}, {})
+    for blocked in (path / "checkpoint.pt", tmp_path / "checkpoints"):
+        make_unreadable(blocked)
+        for resume in ("auto", "never", tmp_path / "other"):
+            for attempt in (0, 1):
+                with pytest.raises(ConfigError, match="mend the disk, or name another") as caught:
+                    checkpoint.choose(with_resume(config, resume), attempt=attempt)
+                assert "Too many levels of symbolic links" in str(caught.value)
+                assert "\n" not in str(caught.value)
+        make_readable(blocked)
+        assert checkpoint.choose(config) == path
+
+
+def test_an_error_of_the_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(archive: zipfile.ZipFile) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    config = make_config(tmp_path)
+    path = checkpoint_files.write_checkpoint(tmp_path / "checkpoints", 5, {"a": 1}, {})
+    with monkeypatch.context() as disk:
+        disk.setattr(zipfile.ZipFile, "testzip", fail)
+        with pytest.raises(ConfigError, match=r"step_00000005 cannot be read \(Input/output error"):
+            checkpoint.choose(config)
+    assert checkpoint.choose(config) == path
+
+
+def test_where_all_are_damaged_nothing_starts_and_nothing_is_touched(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    folder = tmp_path / "checkpoints"
+    for step in (3, 5):
+        path = checkpoint_files.write_checkpoint(folder, step, {"a": torch.ones(1000)}, {})
+        data = bytearray((path / "checkpoint.pt").read_bytes())
+        data[data.index(torch.ones(1000).numpy().tobytes())] ^= 1
+        (path / "checkpoint.pt").write_bytes(data)
+    for _ in range(2):
+        said = "step_00000005 is damaged, step_00000003 is damaged"
+        with pytest.raises(ConfigError, match=said):
+            checkpoint.choose(config)
+    (folder / "step_00000003").rename(folder / "damaged_step_00000003")
+    shutil.rmtree(folder / "step_00000005")
+    with pytest.raises(ConfigError, match=r"damaged_step_00000003 was set aside"):
+        checkpoint.choose(config)
+
+
+def test_newer_ones_that_a_run_goes_on_without_are_out_of_its_way(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    folder = tmp_path / "checkpoints"
+    old = checkpoint_files.write_checkpoint(folder, 2, {"from": "before"}, {})
+    cut_off = checkpoint_files.write_checkpoint(folder, 4, {"from": "before"}, {})
+    (cut_off / "checkpoint.pt").write_bytes((old / "checkpoint.pt").read_bytes()[:-30])
+    unread = checkpoint_files.write_checkpoint(folder, 6, {"from": "before"}, {})
+    make_unreadable(unread / "checkpoint.pt")
+    (folder / "unread_step_00000006").mkdir()
+    said: list[str] = []
+    assert checkpoint.choose(config, say=said.append) == old
+    assert [line.split(" (")[0] for line in said] == [
+        "checkpoint step_00000006 cannot be read",
+        "checkpoint step_00000004 is not complete; it is kept as damaged_step_00000004 and not "
+        "used",
+    ]
+    make_readable(folder / "unread_step_00000006.1" / "checkpoint.pt")
+    for step in (4, 6):
+        checkpoint_files.write_checkpoint(folder, step, {"from": "now"}, {})
+        checkpoint_files.prune(folder, 2)
+    kept = [path for path in checkpoint_files.complete_checkpoints(folder) if path != old]
+    assert [path.name for path in kept] == ["step_00000004", "step_00000006"]
+    for path in kept:
+        assert checkpoint_files.parse_file(path / "checkpoint.pt") == {"from": "now"}
+    aside = folder / "unread_step_00000006.1" / "checkpoint.pt"
+    assert checkpoint_files.parse_file(aside) == {"from": "before"}
+
+
+def test_pruning_passes_over_what_cannot_be_read(tmp_path: Path) -> None:
+    for step in (2, 4, 6):
+        checkpoint_files.write_checkpoint(tmp_path, step, {"step": step}, {})
+    make_unreadable(tmp_path / "step_00000004" / "checkpoint.pt")
+    checkpoint_files.prune(tmp_path, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000004", "step_00000006"]
 
 
 def test_the_next_attempt_removes_what_a_dead_one_left_half_written(tmp_path: Path) -> None:

@@ -182,6 +182,25 @@ def test_a_run_may_not_train_from_its_own_ledger(demo: Path, tmp_path: Path) -> 
     check(another)
 
 
+def test_a_ledger_is_not_trained_on_from_another_runs_checkpoint(
+    demo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a" / "ledger").mkdir(parents=True)
+    (tmp_path / "a" / "ledger" / "000001-t0.ledger").touch()
+    source = ["captions.backend=ledger", f"captions.ledger={tmp_path / 'a'}"]
+
+    def resumed_from(checkpoint: object) -> Config:
+        settings = [f"run.dir={tmp_path / 'b'}", f"run.resume={checkpoint}"]
+        return load_config(demo, [*settings, *source])
+
+    for own in ("auto", "never", tmp_path / "b" / "checkpoints" / "step_00000004"):
+        check(resumed_from(own))
+    for folder in ("a", "c"):
+        with pytest.raises(ConfigError, match=r"run\.resume=.* is another run's") as caught:
+            check(resumed_from(tmp_path / folder / "checkpoints" / "step_00000004"))
+        assert "\n" not in str(caught.value)
+
+
 def test_a_batch_must_divide_over_the_trainers(demo: Path, tmp_path: Path) -> None:
     config = load_config(demo, [f"run.dir={tmp_path}", "trainer.batch_groups=8"])
     with pytest.raises(ConfigError, match=r"trainer\.batch_groups=8 does not divide over 3"):

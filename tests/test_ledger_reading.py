@@ -5,12 +5,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from online_synclr import __main__ as main_module
-from online_synclr.ledger.facts import LedgerError, UseCount, file_name
+from online_synclr.ledger.facts import Header, LedgerError, UseCount, file_name
 from online_synclr.ledger.reading import Entry, kept_entries, read_ledger, use_counts
 from online_synclr.ledger.totals import LedgerTotals, count_ledger
 from online_synclr.stream.group import Recipe
@@ -139,11 +140,10 @@ def test_the_command_counts_and_a_repeated_seed_is_exit_code_1(
 
 
 def write_summary(folder: Path, **changes: int) -> None:
-    counts = {"groups_trained": 6, "group_uses": 12} | changes
-    path = folder / "summary.json"
-    replace(SUMMARY, **counts).write(path)  # type: ignore[arg-type]
-    newest_ns = max(file.stat().st_mtime_ns for file in (folder / "ledger").iterdir())
-    os.utime(path, ns=(newest_ns + 1, newest_ns + 1))
+    counts = {"groups_trained": 6, "group_uses": 12, "incarnation": 1} | changes
+    replace(SUMMARY, **counts).write(folder / "summary.json")  # type: ignore[arg-type]
+    # A copy of the folder keeps no times that could be relied on.
+    os.utime(folder / "summary.json", ns=(0, 0))
 
 
 def test_the_command_compares_with_the_runs_summary(
@@ -152,14 +152,84 @@ def test_the_command_compares_with_the_runs_summary(
     write_attempt(tmp_path, make_header(1), pairs(recipes(0, 6)), uses=2)
     write_summary(tmp_path)
     assert run_command(str(tmp_path)) == 0
+    assert "NOT COMPARED" not in capsys.readouterr().out
     write_summary(tmp_path, groups_trained=7)
     assert run_command(str(tmp_path)) == 1
     assert "summary.json counts 7 groups trained, the ledger has 6" in capsys.readouterr().out
     write_summary(tmp_path, group_uses=13)
     assert run_command(str(tmp_path)) == 1
     assert "summary.json counts 13 uses, the ledger 12" in capsys.readouterr().out
-    os.utime(tmp_path / "summary.json", ns=(0, 0))
+    write_attempt(tmp_path, make_header(2, resumed_step=3), [])
+    os.utime(tmp_path / "summary.json", None)
     assert run_command(str(tmp_path)) == 0, "a summary from before the last attempt says nothing"
+    assert "NOT COMPARED" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"incarnation": 0}, "does not say which attempt wrote it"),
+        ({"incarnation": 2}, "is of attempt 2, of which the ledger has no file"),
+        ({"groups_trained": "six"}, "is damaged or of another version"),
+    ],
+)
+def test_a_summary_that_cannot_be_compared_is_one_sentence(
+    change: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_attempt(tmp_path, make_header(1), pairs(recipes(0, 6)), uses=2)
+    write_summary(tmp_path)
+    path = tmp_path / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert run_command(str(tmp_path)) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "NOT COMPARED" in line]
+    assert words in line
+    assert run_command(str(tmp_path), "--json") == 0
+    assert words in json.loads(capsys.readouterr().out)["not_compared"]
+
+
+def of_three(incarnation: int, trainer: int, resumed_step: int = 0) -> Header:
+    header = make_header(incarnation, trainer=trainer, resumed_step=resumed_step)
+    return msgspec.structs.replace(header, num_trainers=3)
+
+
+def test_missing_files_are_named_and_no_wrong_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for trainer in range(3):
+        given = recipes(2 * trainer, 2 * trainer + 2)
+        write_attempt(tmp_path, of_three(1, trainer), [given], uses=2)
+    write_summary(tmp_path)
+    assert run_command(str(tmp_path)) == 0
+    assert "MISSING" not in capsys.readouterr().out
+    (tmp_path / "ledger" / file_name(1, 0)).unlink()
+    (tmp_path / "ledger" / file_name(1, 2)).write_bytes(b"OS")
+    (attempt,) = read_ledger(tmp_path).attempts
+    assert attempt.missing_files == [file_name(1, 0), file_name(1, 2)]
+    assert run_command(str(tmp_path)) == 1
+    output = capsys.readouterr().out
+    assert "MISSING: 000001-t0.ledger" in output
+    assert "MISSING: 000001-t2.ledger" in output
+    assert "WRONG" not in output
+    assert run_command(str(tmp_path), "--json") == 1
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["missing_files"], figures["broken"]) == (attempt.missing_files, [])
+
+
+def test_an_attempt_that_died_before_its_first_step_misses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for trainer in range(3):
+        write_attempt(tmp_path, of_three(1, trainer), [recipes(2 * trainer, 2 * trainer + 2)])
+    write_attempt(tmp_path, of_three(2, 0, resumed_step=1), [])
+    assert run_command(str(tmp_path)) == 0
+    assert "MISSING" not in capsys.readouterr().out
+
+
+def test_settings_of_another_version_are_one_sentence() -> None:
+    header = msgspec.structs.replace(make_header(3), images='{"of_the_future": 1}')
+    with pytest.raises(LedgerError, match=r"attempt 3 .*\(images\.of_the_future: .*") as caught:
+        header.images_settings()
+    assert "\n" not in str(caught.value)
 
 
 def test_the_command_says_what_it_left_out(

@@ -61,6 +61,20 @@ def test_the_file_reads_back_equal_and_names_violations(tmp_path: Path) -> None:
     assert json.loads(path.read_text(encoding="utf-8"))["violations"] == []
 
 
+def test_a_summary_of_another_version_is_one_sentence_or_read(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    SUMMARY.write(path)
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(fields | {"from_the_future": 1}))
+    assert Summary.read(path) == SUMMARY
+    without = {name: value for name, value in fields.items() if name != "groups_trained"}
+    for text in (json.dumps(without), json.dumps(fields | {"steps": "x"}), "{", "[]", "\udcff"):
+        path.write_bytes(text.encode(errors="surrogateescape"))
+        with pytest.raises(ValueError, match=r"summary\.json is damaged or of another") as caught:
+            Summary.read(path)
+        assert "\n" not in str(caught.value)
+
+
 def test_the_closing_words_tell_the_run() -> None:
     text = SUMMARY.text(Path("runs/x"))
     for words in (

@@ -9,12 +9,14 @@ from online_synclr.attempts import Attempts
 from online_synclr.config import Config
 from online_synclr.monitor import metrics
 from online_synclr.monitor.metrics import describe
+from online_synclr.stream.peers import ReceiverCounters
 from tests.rank_pool import RankPool
 from tests.report_helpers import make_intake, make_peer, make_report, sketch
 from trainer.closing import Ending, summarise
 from trainer.collectives import broadcast_bytes, gather_bytes
 from trainer.distinct import MAX_HASHES, DistinctCounter
 from trainer.figures import Figures
+from trainer.intake import IntakeCounters
 from trainer.objective.schedules import StepSettings
 from trainer.report import (
     Merged,
@@ -24,6 +26,7 @@ from trainer.report import (
     merge,
     merge_generators,
 )
+from trainer.reporter import read_together
 from trainer.step_meter import FIELDS
 from trainer.totals import Totals, add_up
 
@@ -202,9 +205,9 @@ def test_the_summary_adds_up_over_attempts() -> None:
         before=after_first,
         totals=totals,
         figures=figures,
-        attempts=Attempts(attempts=2, thrown_away_steps=7),
+        attempts=Attempts(attempts=2, thrown_away_steps=7, incarnation=3),
     )
-    assert (summary.attempts, summary.thrown_away_steps) == (2, 7)
+    assert (summary.attempts, summary.thrown_away_steps, summary.incarnation) == (2, 7, 3)
     assert summary.check_identities() == []
     assert (summary.groups_sent, summary.groups_received) == (55, 50)
     assert (summary.groups_lost, summary.groups_discarded) == (3, 2)
@@ -277,3 +280,42 @@ def test_reports_of_any_size_reach_every_trainer(ranks: RankPool) -> None:
 def test_one_trainer_exchanges_with_nobody() -> None:
     assert gather_bytes(b"abc", None) == [b"abc"]
     assert broadcast_bytes(b"abc", None) == b"abc"
+
+
+class Arriving:
+    """A receiver's counts; after each of the first `late` readings another group comes."""
+
+    def __init__(self, late: int) -> None:
+        self.received = 7
+        self._late = late
+
+    def counters(self) -> ReceiverCounters:
+        received = self.received
+        if self._late:
+            self._late -= 1
+            self.received += 1
+        return ReceiverCounters(
+            sent=received + 2,
+            received=received,
+            lost=2,
+            discarded={},
+            malformed={},
+            credits_in_flight=0,
+        )
+
+
+class Inserted:
+    """An intake that an earlier attempt has left 100 groups received."""
+
+    def __init__(self, receiver: Arriving) -> None:
+        self._receiver = receiver
+
+    def counters(self) -> IntakeCounters:
+        return make_intake(received=100 + self._receiver.received)
+
+
+@pytest.mark.parametrize("late", [0, 1, 2, 5])
+def test_groups_that_come_while_figures_are_read_are_in_both_counts(late: int) -> None:
+    arriving = Arriving(late)
+    stream, intake = read_together(arriving, Inserted(arriving))
+    assert intake.received == 100 + stream.received

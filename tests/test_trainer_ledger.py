@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from online_synclr.commands.ledger import disagreements
+from online_synclr.commands.ledger import disagreements, summary_to_compare
 from online_synclr.config import Config, ConfigError
 from online_synclr.ledger import writer as ledger_writer
 from online_synclr.ledger.durable_file import DurableFile
 from online_synclr.ledger.reading import kept_entries, read_ledger
 from online_synclr.ledger.totals import LedgerTotals, count_ledger
 from online_synclr.monitor import metrics
+from online_synclr.monitor.summary import Summary
 from tests.rank_pool import RankPool
 from tests.test_checkpoint import FakeReporter, make_intake, two_trainers
 from tests.test_checkpoint import make_config as tiny_run
@@ -35,8 +36,10 @@ def totals(config: Config) -> LedgerTotals:
 
 
 def wrong(config: Config) -> list[str]:
-    """What the run's summary counts otherwise than its ledger."""
-    return list(disagreements(read_ledger(config.run.dir), totals(config), config.run.dir))
+    """What the run's summary, of its last attempt, counts otherwise than its ledger."""
+    ledger, counted = read_ledger(config.run.dir), totals(config)
+    assert isinstance(summary_to_compare(ledger, counted, config.run.dir), Summary)
+    return list(disagreements(ledger, counted, config.run.dir))
 
 
 def test_every_group_trained_on_is_in_the_ledger_with_its_uses(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ gathered to it, and `read_everywhere` brings the file to all. Both wait for ever
 saved.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from online_synclr.config import Config, ConfigError, resolved_yaml
 from online_synclr.run_folder import INCARNATION_NAME
 from trainer import checkpoint_files
 from trainer.checkpoint_reading import as_bytes, as_tensor, read_everywhere
+from trainer.checkpoint_search import newest_usable
 from trainer.collectives import gather_bytes
 from trainer.distributed import Trainers
 from trainer.intake import Intake, IntakeState
@@ -94,15 +95,15 @@ def choose(
 ) -> Path | None:
     """The checkpoint that `run.resume` means; trainer 0's decision. None: start from scratch.
 
-    Removes what dead attempts left half written. `say` is told of damaged checkpoints.
+    Removes what dead attempts left half written. `say` is told of checkpoints that are set aside.
     `run.resume` speaks of how the job began: when torchrun restarts it (`attempt` above 0), it
     continues from what it has itself written, if anything.
 
     Raises:
-        ConfigError: `never` with a run folder that has one, or a path that cannot be continued.
+        ConfigError: `never` with a run folder that has one, a path that cannot be continued, or
+            a run folder whose checkpoints cannot be used.
     """
-    checkpoint_files.remove_partial(config.run.dir / "checkpoints")
-    newest = checkpoint_files.latest_intact(config.run.dir, say)
+    newest = newest_usable(config.run.dir, say)
     resume = config.run.resume
     if resume == "auto" or (attempt > 0 and newest is not None):
         return newest
@@ -143,8 +144,20 @@ def restore(
     train.model.student.load_state_dict(state["student"])
     train.model.teacher.load_state_dict(state["teacher"])
     _load_optimizer(train.optimizer, state["optimizer"], config)
-    _load_ranks([as_bytes(rank) for rank in state["ranks"]], intake, trainers)
-    return Restored(step=int(state["step"]), totals=Totals.decode(as_bytes(state["totals"])))
+    ranks = [msgspec.msgpack.decode(as_bytes(rank), type=RankState) for rank in state["ranks"]]
+    _load_ranks(ranks, intake, trainers)
+    totals = Totals.decode(as_bytes(state["totals"]))
+    return Restored(step=int(state["step"]), totals=_balanced(totals, ranks))
+
+
+def _balanced(totals: Totals, ranks: Sequence[RankState]) -> Totals:
+    """With as many sent as the ranks' own counts make it.
+
+    Groups went on arriving between the totals and the ranks' states; the states are what is
+    counted on from.
+    """
+    received = sum(rank.intake["received"] for rank in ranks)
+    return msgspec.structs.replace(totals, sent=received + totals.lost + totals.discarded)
 
 
 def _load_optimizer(optimizer: StudentOptimizer, state: dict[str, Any], config: Config) -> None:
@@ -173,11 +186,10 @@ def _rank_state(intake: Intake, device: torch.device) -> RankState:
     )
 
 
-def _load_ranks(encoded: list[bytes], intake: Intake, trainers: Trainers) -> None:
+def _load_ranks(states: Sequence[RankState], intake: Intake, trainers: Trainers) -> None:
     """Give each rank its own state. With another number of trainers, trainer 0 counts for all,
     and torch's generators stay as they were seeded for this start: no two ranks may share a state.
     """
-    states = [msgspec.msgpack.decode(item, type=RankState) for item in encoded]
     if len(states) == trainers.size:
         own = states[trainers.index]
         _restore_generators(own, trainers.device)

@@ -3,26 +3,31 @@
     checkpoints/.step_00001000.<pid>.tmp/   being written
     checkpoints/.step_00001000.<pid>.old/   being deleted
     checkpoints/step_00001000/checkpoint.pt complete: renamed after everything in it was synced
-    checkpoints/damaged_step_00001000/      was complete once and cannot be read any more
 
-Trainer 0 is the only writer: it holds the run folder's lock.
+What `trainer.checkpoint_search` sets aside lies there as well, under other names. Trainer 0 is the
+only writer: it holds the run folder's lock.
 """
 
 import contextlib
+import errno
 import io
 import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import torch
 
 from online_synclr.config import ConfigError
 
 FILE_NAME = "checkpoint.pt"
+END: Final = b"PK\x05\x06"
+END_BYTES: Final = 22
+"""Of the record that torch's archives end with; they have no comment behind it."""
+
 _COMPLETE = re.compile(r"step_(\d{8,})")
 _PARTIAL = re.compile(r"\.step_\d{8,}\.\d+\.(tmp|old)")
 
@@ -62,28 +67,55 @@ def prune(folder: Path, keep: int) -> None:
     """Delete all but the `keep` complete checkpoints of the highest steps.
 
     Each is renamed first: a crash half-way leaves something that the next attempt removes. What
-    cannot be deleted stays, since the checkpoint that was just written is there all the same.
+    cannot be read or deleted stays, since the checkpoint that was just written is there all the
+    same.
     """
-    for path in complete_checkpoints(folder)[:-keep]:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(path.replace(_hidden(path, "old")))
+    with contextlib.suppress(OSError):
+        for path in complete_checkpoints(folder)[:-keep]:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path.replace(_hidden(path, "old")))
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what dead attempts left half written or half deleted."""
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
+    """Remove what dead attempts left half written or half deleted.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    for path in entries(folder):
         if _PARTIAL.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints of a run, by step, the newest last."""
-    if not folder.is_dir():
+def entries(folder: Path) -> list[Path]:
+    """Everything in a folder; nothing where there is none.
+
+    Raises:
+        OSError: it cannot be read, which does not make it empty.
+    """
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
         return []
-    found = [path for path in folder.iterdir() if _COMPLETE.fullmatch(path.name)]
-    return sorted((path for path in found if is_complete(path)), key=step_of)
+
+
+def named_checkpoints(folder: Path) -> list[Path]:
+    """What has a checkpoint's name, in whatever state, by step, the newest last.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    found = [path for path in entries(folder) if _COMPLETE.fullmatch(path.name)]
+    return sorted(found, key=step_of)
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints that can be read, by step, the newest last.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    return [path for path in named_checkpoints(folder) if _reads_complete(path)]
 
 
 def latest(run_dir: Path) -> Path | None:
@@ -92,29 +124,32 @@ def latest(run_dir: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def latest_intact(run_dir: Path, say: Callable[[str], None]) -> Path | None:
-    """The run's newest checkpoint whose every byte is as it was written, or None.
-
-    One that a failing disk damaged is said and set aside, and the one before is looked at. The
-    whole file is read, at the speed of the disk; its checksums are those that torch wrote.
-    """
-    while (path := latest(run_dir)) is not None:
-        if is_intact(path):
-            return path
-        aside = path.with_name(f"damaged_{path.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        path.replace(aside)
-        say(f"checkpoint {path.name} is damaged; it is kept as {aside.name} and not used")
-    return None
-
-
 def is_intact(path: Path) -> bool:
-    """Whether a complete checkpoint has the bytes that were written."""
+    """Whether a complete checkpoint has the bytes that were written, and torch reads them.
+
+    The whole file is read, at the speed of the disk; its checksums are those that torch wrote.
+    Parsing it finds what they do not cover, and reads little more.
+
+    Raises:
+        OSError: it cannot be read, which is no sign of damage.
+    """
     try:
         with zipfile.ZipFile(path / FILE_NAME) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+            if archive.testzip() is not None:
+                return False
+        parse_file(path / FILE_NAME)
+    except OSError as error:
+        # A place that is not in the file: the directory of its parts is damaged.
+        if error.errno not in (None, errno.EINVAL):
+            raise
         return False
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever damage makes zipfile, pickle and torch raise
+        if _is_refused_mapping(error):
+            raise OSError(errno.ENOMEM, str(error)) from error
+        return False
+    return True
 
 
 def step_of(path: Path) -> int:
@@ -126,17 +161,34 @@ def step_of(path: Path) -> int:
 
 
 def is_complete(path: Path) -> bool:
-    """Whether the file is there to its end (a copy that was cut off is not)."""
-    return zipfile.is_zipfile(path / FILE_NAME)
+    """Whether the file is there to its end (a copy that was cut off is not).
+
+    Raises:
+        OSError: it cannot be read, which is no sign of either.
+    """
+    try:
+        with (path / FILE_NAME).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - END_BYTES))
+            tail = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return len(tail) == END_BYTES and tail.startswith(END)
 
 
 def complete_file(path: Path) -> Path:
     """The file of a checkpoint folder.
 
     Raises:
-        ConfigError: there is no complete checkpoint.
+        ConfigError: there is no complete checkpoint, or it cannot be read.
     """
-    if not is_complete(path):
+    try:
+        complete = is_complete(path)
+    except OSError as error:
+        raise ConfigError(
+            f"run.resume={path} cannot be read ({error.strerror}); mend the disk, or name another "
+            "checkpoint."
+        ) from None
+    if not complete:
         raise ConfigError(
             f"run.resume={path} is not a complete checkpoint; name a folder such as "
             "checkpoints/step_00001000, or use run.resume=auto."
@@ -175,6 +227,18 @@ def _write_all(partial: Path, state: dict[str, Any], texts: Mapping[str, str]) -
         with _synced(partial / name) as handle:
             handle.write(text.encode())
     _sync_folder(partial)
+
+
+def _reads_complete(path: Path) -> bool:
+    try:
+        return is_complete(path)
+    except OSError:
+        return False
+
+
+def _is_refused_mapping(error: Exception) -> bool:
+    """Whether torch could not open or map the file; it says so in words alone."""
+    return isinstance(error, RuntimeError) and str(error).startswith("unable to ")
 
 
 def _hidden(final: Path, kind: str) -> Path:

@@ -86,6 +86,7 @@ def summarise(
         time_to_first_step_s=ending.time_to_first_step_s,
         wall_s=totals.wall_s,
         attempts=attempts.attempts,
+        incarnation=attempts.incarnation,
         thrown_away_steps=attempts.thrown_away_steps,
         checkpoints_failed=totals.checkpoints_failed,
         knn_before=totals.knn_before,

@@ -42,4 +42,4 @@ def _note(role: TrainerRole, start_step: int, say: Callable[[str], None]) -> Att
         return note_attempt(role.folder.attempts, attempt)
     except OSError as error:
         say(f"this attempt could not be noted in {role.folder.attempts.name}: {error}")
-        return Attempts()
+        return Attempts(incarnation=role.incarnation)

@@ -4,17 +4,19 @@
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import psutil
 import torch
 
 from online_synclr.monitor.waits import WaitClock
+from online_synclr.stream.peers import ReceiverCounters
 from online_synclr.stream.receiver import Receiver
 from trainer.batch import concept_id
 from trainer.distinct import DistinctCounter
 from trainer.distributed import Trainers
 from trainer.generator_watch import GeneratorWatch
-from trainer.intake import Intake, Sampled
+from trainer.intake import Intake, IntakeCounters, Sampled
 from trainer.ledger import TrainerLedger
 from trainer.report import (
     Merged,
@@ -80,12 +82,12 @@ class Reporter:
 
     def _own_report(self) -> TrainerReport:
         reading = self._meter.read()
-        received = self._receiver.counters()
+        received, intake = read_together(self._receiver, self._intake)
         return TrainerReport(
             losses=reading.means,
             num_finite_steps=reading.num_steps,
             non_finite_steps=reading.non_finite_steps,
-            intake=self._intake.counters(),
+            intake=intake,
             waits=self._waits.fractions(),
             peers=[peer_report(view) for view in self._watch.peers(fresh=True)],
             captions=self._captions.to_bytes(),
@@ -96,6 +98,39 @@ class Reporter:
             dropped=dropped_by_reason(received),
             **stream_counts(received),
         )
+
+
+class Arrivals(Protocol):
+    """The part of the receiver that counts."""
+
+    def counters(self) -> ReceiverCounters:
+        """A snapshot; never between a group's insertion and its being counted."""
+        ...
+
+
+class Insertions(Protocol):
+    """The part of the intake that counts."""
+
+    def counters(self) -> IntakeCounters:
+        """A snapshot."""
+        ...
+
+
+def read_together(
+    receiver: Arrivals, intake: Insertions
+) -> tuple[ReceiverCounters, IntakeCounters]:
+    """Both counters between the same two groups: each has received as many of this attempt.
+
+    Read again while groups arrive between the readings. That ends: this thread samples none
+    meanwhile, so the limiter lets only so many come.
+    """
+    before = receiver.counters()
+    while True:
+        inserted = intake.counters()
+        after = receiver.counters()
+        if after.received == before.received:
+            return after, inserted
+        before = after
 
 
 def gpu_bytes(device: torch.device) -> int:

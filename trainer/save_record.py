@@ -12,9 +12,13 @@ class SaveRecord:
         self.failed = failed
         """Checkpoints that could not be written, over all attempts."""
         self._in_a_row = 0
+        self._failed_step: int | None = None
 
     def on_failure(self, step: int, reason: str) -> str | None:
-        """Note one; a sentence for people where it is the first of a row."""
+        """Note one; a sentence for people where it is the first of a row. A step counts once."""
+        if step == self._failed_step:
+            return None
+        self._failed_step = step
         self.failed += 1
         self._in_a_row += 1
         if self._in_a_row > 1:
@@ -25,8 +29,11 @@ class SaveRecord:
         )
 
     def on_success(self, step: int) -> str | None:
-        """Note one; a sentence for people where others had failed before it."""
-        missed, self._in_a_row = self._in_a_row, 0
-        if not missed:
+        """Note one; a sentence for people where it, or others before it, had failed."""
+        again = step == self._failed_step
+        missed = self._in_a_row - again
+        failed, self._in_a_row, self._failed_step = self._in_a_row, 0, None
+        if not failed:
             return None
-        return f"the checkpoint of step {step} is written; {missed} before it could not be"
+        words = f"the checkpoint of step {step} is written" + (", at another try" if again else "")
+        return words + (f"; {missed} before it could not be" if missed else "")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from online_synclr.config import Config
 from trainer import checkpoint
-from trainer.collectives import gather_bytes
+from trainer.collectives import broadcast_bytes, gather_bytes
 from trainer.distributed import Trainers
 from trainer.intake import Intake
 from trainer.ledger import TrainerLedger
@@ -51,14 +51,13 @@ class CheckpointWriter:
         self._before = restored.totals
         self._saves = saves
         self._say = say
-        self._saved_step = restored.step
-        self._written = True
+        self._saved_step = self._tried_step = restored.step
         self.knn_before = restored.totals.knn_before
 
     def is_due(self, step: int) -> bool:
         """Whether `trainer.checkpoint.every_steps` asks for one after `step` steps."""
         every = self._config.trainer.checkpoint.every_steps
-        return every > 0 and step % every == 0 and step > self._saved_step
+        return every > 0 and step % every == 0 and step > self._tried_step
 
     def totals(self, merged: Merged) -> Totals:
         """The run's counts, with those of earlier attempts."""
@@ -72,26 +71,32 @@ class CheckpointWriter:
         )
 
     def save(self, step: int) -> bool:
-        """Save unless this step's turn has been; False when it could not be written.
+        """Save unless this step is saved; False when it could not be written, on every trainer.
 
         A disk that is full must not end a run of days: it is said once, counted, and tried again
-        when the next checkpoint is due. There is none without the ledger of what was trained on up
-        to it.
+        when the next checkpoint is due, or by a stop. There is none without the ledger of what was
+        trained on up to it.
         """
         if step <= self._saved_step:
-            return self._written
-        self._saved_step, self._written = step, True
+            return True
+        self._tried_step = step
         fault = self._flush_ledgers(step) or self._save_checkpoint(step)
-        self._written = fault is None
-        news = (
-            self._saves.on_success(step) if fault is None else self._saves.on_failure(step, fault)
-        )
+        if fault is None:
+            self._saved_step = step
+            news = self._saves.on_success(step)
+        else:
+            news = self._saves.on_failure(step, fault)
         if news is not None:
             self._say(news)
-        return self._written
+        return fault is None
 
     def _save_checkpoint(self, step: int) -> str | None:
+        """Why trainer 0 could not write it, the same on all; None: it is written.
+
+        All must know: a second try at the same step gathers from everybody.
+        """
         merged = self._reporter.collect()
+        fault = ""
         try:
             checkpoint.save(
                 self._role.folder.checkpoints,
@@ -104,8 +109,9 @@ class CheckpointWriter:
                 incarnation=self._role.incarnation,
             )
         except OSError as error:
-            return str(error)
-        return None
+            fault = str(error)
+        mine = fault.encode(errors="replace") if self._trainers.is_first else None
+        return broadcast_bytes(mine, self._trainers.cpu_group).decode() or None
 
     def _flush_ledgers(self, step: int) -> str | None:
         """Why a trainer's ledger is not on disk up to `step`, the same on all; None: all are."""

@@ -16,7 +16,8 @@ EXIT_BROKEN = 1
 
 
 def show_ledger(argv: Sequence[str]) -> int:
-    """Run the command; returns the exit code: 1 if seeds were used twice or counts disagree.
+    """Run the command; returns the exit code: 1 if seeds were used twice, files are missing or
+    counts disagree.
 
     Raises:
         ConfigError: there is no ledger, or it cannot be read.
@@ -24,7 +25,8 @@ def show_ledger(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="python -m online_synclr ledger",
         description="Count what a run trained on, from its ledger.",
-        epilog="Exit code 1: a seed key occurs twice, or the run's summary.json counts otherwise.",
+        epilog="Exit code 1: a seed key occurs twice, a trainer's file is missing, or the run's "
+        "summary.json counts otherwise.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or a ledger's folder")
     parser.add_argument("--json", action="store_true", help="figures for programs")
@@ -36,12 +38,20 @@ def show_ledger(argv: Sequence[str]) -> int:
         raise ConfigError(str(error)) from None
     except OSError as error:
         raise ConfigError(f"{arguments.run} cannot be read ({error.strerror}).") from None
+    summary = summary_to_compare(ledger, totals, arguments.run)
+    not_compared = summary if isinstance(summary, str) else None
     broken = [*repeated_seeds(totals), *disagreements(ledger, totals, arguments.run)]
+    missing = totals.missing_files
     if arguments.json:
-        print(json.dumps(_figures(totals) | {"broken": broken}, indent=1))
+        words = {"missing_files": missing, "not_compared": not_compared, "broken": broken}
+        print(json.dumps(_figures(totals) | words, indent=1))
     else:
-        print("\n".join([*_lines(ledger, totals), *(f"WRONG: {line}" for line in broken)]))
-    return EXIT_BROKEN if broken else 0
+        lines = [*_lines(ledger, totals), *(f"WRONG: {line}" for line in broken)]
+        lines += [f"MISSING: {name}; what it holds is in no count here" for name in missing]
+        if not_compared is not None:
+            lines.append(f"NOT COMPARED with the summary: {not_compared}")
+        print("\n".join(lines))
+    return EXIT_BROKEN if broken or missing else 0
 
 
 def repeated_seeds(totals: LedgerTotals) -> Iterator[str]:
@@ -54,18 +64,36 @@ def repeated_seeds(totals: LedgerTotals) -> Iterator[str]:
         )
 
 
-def disagreements(ledger: Ledger, totals: LedgerTotals, run: Path) -> Iterator[str]:
-    """Where the run's summary counts otherwise, if it was written after the ledger.
+def summary_to_compare(ledger: Ledger, totals: LedgerTotals, run: Path) -> Summary | str | None:
+    """The run's summary, if it is of the ledger's last attempt and all files are there.
 
-    A run that began with a checkpoint of another folder has the rest of its ledger there.
+    A sentence: why it cannot be compared. None: there is nothing to compare, since the run goes on
+    or began with a checkpoint of another folder, where the rest of its ledger is.
     """
     path = RunFolder(run).summary
     if ledger.attempts[0].resumed_step > 0 or not path.exists():
+        return None
+    try:
+        summary = Summary.read(path)
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})."
+    except ValueError as error:
+        return str(error)
+    latest = ledger.attempts[-1].incarnation
+    if summary.incarnation == 0:
+        return f"{path} is of a version that does not say which attempt wrote it."
+    if summary.incarnation > latest:
+        return f"{path} is of attempt {summary.incarnation}, of which the ledger has no file."
+    if summary.incarnation < latest:
+        return None
+    return "files of the ledger are missing." if totals.missing_files else summary
+
+
+def disagreements(ledger: Ledger, totals: LedgerTotals, run: Path) -> Iterator[str]:
+    """Where the run's summary counts otherwise, if it can be compared."""
+    summary = summary_to_compare(ledger, totals, run)
+    if not isinstance(summary, Summary):
         return
-    newest_s = max(file.path.stat().st_mtime for a in ledger.attempts for file in a.files)
-    if path.stat().st_mtime < newest_s:
-        return
-    summary = Summary.read(path)
     lost = int(summary.ledger.get("groups_lost", 0))
     if totals.groups + lost != summary.groups_trained:
         yield (

@@ -90,6 +90,7 @@ def _check_captions(config: Config) -> None:
         raise ConfigError("captions.filter.min_words is larger than captions.filter.max_words.")
     if captions.backend == "ledger":
         _check_ledger(captions.ledger, config.run.dir)
+        _check_own_checkpoint(config.run.resume, config.run.dir)
         return
     if captions.ledger is not None:
         raise ConfigError(
@@ -133,6 +134,18 @@ def _check_ledger(folder: Path | None, run_dir: Path) -> None:
     if found.resolve() == (run_dir / FOLDER_NAME).resolve():
         raise ConfigError(
             "captions.ledger is this run's own ledger; name another run's, or another run.dir."
+        )
+
+
+def _check_own_checkpoint(resume: Path | str, run_dir: Path) -> None:
+    """What was trained on before is known from the run folder's own ledger alone."""
+    if resume in ("auto", "never"):
+        return
+    if Path(resume).expanduser().resolve().parent != (run_dir / "checkpoints").resolve():
+        raise ConfigError(
+            f"run.resume={resume} is another run's checkpoint, and captions.backend=ledger, which "
+            "does not know what that run trained on, would train on it again; set run.dir to that "
+            "run's folder and run.resume=auto, or another captions.backend."
         )
 
 

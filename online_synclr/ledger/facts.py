@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import msgspec
+import pydantic
 
 from online_synclr.config.schema import ImagesConfig
 from online_synclr.stream.group import Recipe
@@ -34,8 +35,20 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     images: str
 
     def images_settings(self) -> ImagesConfig:
-        """The attempt's `images` section."""
-        return ImagesConfig.model_validate_json(self.images)
+        """The attempt's `images` section.
+
+        Raises:
+            LedgerError: it is of another version.
+        """
+        try:
+            return ImagesConfig.model_validate_json(self.images)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(("images", *map(str, first["loc"])))
+            raise LedgerError(
+                f"the settings of attempt {self.incarnation} are of another version ({key}: "
+                f"{first['msg']}); render its groups with the version that wrote the ledger."
+            ) from None
 
     @property
     def images_fingerprint(self) -> str:

@@ -20,6 +20,7 @@ from online_synclr.ledger.facts import (
     Header,
     LedgerError,
     UseCount,
+    file_name,
     ledger_folder,
 )
 
@@ -66,6 +67,16 @@ class Attempt:
     files: tuple[LedgerFile, ...]
     kept_until: int | None
 
+    @property
+    def missing_files(self) -> list[str]:
+        """Names of the files that the attempt's other trainers began and that are not here.
+
+        A first block that is not whole makes a file missing too.
+        """
+        here = {file.header.trainer for file in self.files}
+        num_trainers = max(file.header.num_trainers for file in self.files)
+        return [file_name(self.incarnation, i) for i in range(num_trainers) if i not in here]
+
     def keeps(self, step: int) -> bool:
         """Whether what was trained on at that step belongs to the run."""
         return self.kept_until is None or step <= self.kept_until
@@ -105,7 +116,7 @@ def open_file(path: Path) -> LedgerFile | None:
         return None
     try:
         header = _header_decoder.decode(first[1])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         raise LedgerError(
             f"{path} is of another version ({error}); read it with the version that wrote it."
         ) from None

@@ -67,6 +67,15 @@ class LedgerTotals:
         return sum(attempt.thrown_away for attempt in self.attempts)
 
     @property
+    def missing_files(self) -> list[str]:
+        """Names of files that are not here, of attempts that trained.
+
+        An attempt that ended before its first step may have ended before its last file was begun.
+        """
+        trained = (one.attempt for one in self.attempts if one.groups + one.thrown_away)
+        return [name for attempt in trained for name in attempt.missing_files]
+
+    @property
     def bytes_per_group(self) -> float:
         """Bytes on disk for each group entered, thrown-away ones included."""
         return self.num_bytes / self.entries if self.entries else 0.0

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from online_synclr.monitor.formats import duration, number, percent
 from online_synclr.run_folder import write_durably
 
@@ -27,9 +29,9 @@ class Summary:
     latest: `time_s` (wall clock), `kind` ("failed": an engine; "silent": nothing was heard any
     more; "out": the generator gave up), `incarnation`, `engine_start` (starts of its engine before
     that one), `stream`, `message`. `ledger`: groups entered, those whose entry was lost, bytes and
-    bytes a group. What an attempt did after its last checkpoint, and died, is in no count but
-    `thrown_away_steps` (to the last logged step): the next attempt starts from the checkpoint's
-    counts.
+    bytes a group. `incarnation`: of the attempt that wrote it; 0: not known. What an attempt did
+    after its last checkpoint, and died, is in no count but `thrown_away_steps` (to the last logged
+    step): the next attempt starts from the checkpoint's counts.
     """
 
     steps: int
@@ -63,6 +65,7 @@ class Summary:
     generator_restarts: int = 0
     failures: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     attempts: int = 1
+    incarnation: int = 0
     thrown_away_steps: int = 0
     checkpoints_failed: int = 0
     ledger: dict[str, float] = field(default_factory=dict)
@@ -112,10 +115,19 @@ class Summary:
 
     @classmethod
     def read(cls, path: Path) -> "Summary":
-        """Read a file that `write` made."""
-        data = json.loads(path.read_text(encoding="utf-8"))
-        data.pop("violations", None)
-        return cls(**data)
+        """Read a file that `write` made; what another version added to it is passed over.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it is damaged, or lacks what another version left out: one sentence.
+        """
+        try:
+            return msgspec.convert(json.loads(path.read_text(encoding="utf-8")), cls)
+        except (ValueError, msgspec.MsgspecError) as error:
+            raise ValueError(
+                f"{path} is damaged or of another version ({error}); read it with the version that "
+                "wrote it."
+            ) from None
 
     def text(self, run_dir: Path) -> str:
         """The closing words for people."""
