@@ -283,17 +283,16 @@ def test_one_trainer_exchanges_with_nobody() -> None:
 
 
 class Arriving:
-    """A receiver's counts; after each of the first `late` readings another group comes."""
+    """A receiver's counts; after each of the first `late` readings, its or the intake's, another
+    group comes.
+    """
 
     def __init__(self, late: int) -> None:
         self.received = 7
         self._late = late
 
     def counters(self) -> ReceiverCounters:
-        received = self.received
-        if self._late:
-            self._late -= 1
-            self.received += 1
+        received = self.read()
         return ReceiverCounters(
             sent=received + 2,
             received=received,
@@ -303,6 +302,13 @@ class Arriving:
             credits_in_flight=0,
         )
 
+    def read(self) -> int:
+        received = self.received
+        if self._late:
+            self._late -= 1
+            self.received += 1
+        return received
+
 
 class Inserted:
     """An intake that an earlier attempt has left 100 groups received."""
@@ -311,7 +317,7 @@ class Inserted:
         self._receiver = receiver
 
     def counters(self) -> IntakeCounters:
-        return make_intake(received=100 + self._receiver.received)
+        return make_intake(received=100 + self._receiver.read())
 
 
 @pytest.mark.parametrize("late", [0, 1, 2, 5])
