@@ -131,7 +131,7 @@ def trained_on(
     read the checkpoint: it is waited for, except in a run's first attempt.
 
     Raises:
-        LedgerError: the trainers' ledger cannot be seen from here.
+        LedgerError: the trainers' ledgers cannot be seen from here, or not all of them.
     """
     keys = SeedKeys()
     if incarnation == 1:
@@ -147,6 +147,13 @@ def trained_on(
         sleep(POLL_S)
     attempts = read_ledger(run_dir).attempts
     earlier = [attempt for attempt in attempts if attempt.incarnation < incarnation]
+    for attempt in earlier:
+        if attempt.missing_files and attempt.keeps(attempt.resumed_step + 1):
+            raise LedgerError(
+                f"{begun.parent} has no {', '.join(attempt.missing_files)}; what those trainers "
+                "trained on is known from there alone, so copy them there or put run.dir on "
+                "storage that all hosts share"
+            )
     for entry in kept_entries(earlier):
         keys.add(entry.fact.recipe.noise_key)
     return keys

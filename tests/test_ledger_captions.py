@@ -127,6 +127,15 @@ def test_the_trainers_ledger_is_waited_for_and_not_for_ever(tmp_path: Path) -> N
     assert 1.0 < clock.now_s < 2.0
 
 
+def test_a_trainers_file_that_is_not_here_is_named(tmp_path: Path) -> None:
+    """What that trainer trained on would silently be rendered again."""
+    header = msgspec.structs.replace(make_header(1), num_trainers=2)
+    write_attempt(tmp_path, header, [replayed(recipes(0, 4))])
+    open_writer(tmp_path, make_header(2, resumed_step=1)).close()
+    with pytest.raises(LedgerError, match=r"has no 000001-t1\.ledger"):
+        trained_on(tmp_path, 2, patience_s=5.0)
+
+
 def make_spec(folder: Path, ledger: Path, **role: Any) -> EngineSpec:
     config = Config.model_validate(
         {
