@@ -138,7 +138,7 @@ def _report(
         f"{summary.get('steps')} of {steps} steps were done": summary.get("steps") == steps,
         f"counts do not add up: {summary.get('violations')}": summary.get("violations") == [],
         f"{lost + discarded} groups did not arrive, more than {most}": lost + discarded <= most,
-        f"generators beside the run: {joiners}": all(end in ENDS_WELL for end in joiners),
+        f"generators beside the run: {joiners}": all(end.startswith(ENDS_WELL) for end in joiners),
         f"an engine sent {slowest:.1f} s after being ready": slowest <= READY_TO_SEND_S,
         f"memory grew by {100 * worst:.1f} %": worst <= MEMORY_GROWTH,
         f"left over: {left}": not left,
