@@ -91,6 +91,8 @@ def trainer(pipe: Connection, transport: str, keys_folder: str) -> None:
         RUN_ID, sink, image_shape=SHAPE, keys=keys, max_group_bytes=2**16,
     )  # fmt: skip
     with receiver:
+        # Complete, so that who asks to join is given a place.
+        receiver.set_addresses([receiver.address])
         pipe.send(receiver.address)
         while pipe.recv() == "look":
             receiver.peers()  # raises if its thread has failed

@@ -68,7 +68,7 @@ class HostileMessages:
             Bye(counters={}, sent=1),
             Error(message="out of memory"),
             Welcome(trainer_index=0, addresses=["tcp://127.0.0.1:1"], lease=1),
-            Join(generator_id="fuzz", image_shape=hello.image_shape),
+            Join(generator_id="ranks", image_shape=hello.image_shape),
             Ticket(run_id=hello.run_id, incarnation=1, number=9, addresses=["tcp://127.0.0.1:1"]),
             Reject(reason="no"),
             Credit(num_groups=4, lease=1),
