@@ -69,16 +69,20 @@ class Captioner:
         """Begin to write."""
         self._thread.start()
 
-    def take(self, most: int, timeout_s: float) -> list[Captioned]:
-        """Up to `most` captions; none if none came within `timeout_s`.
+    def take(self, most: int, timeout_s: float, *, least: int = 1) -> list[Captioned]:
+        """Between `least` and `most` captions; none if `least` did not come within `timeout_s`.
 
-        Waits for the first caption only.
+        Waits for those only. Once the thread has ended, what is left is given in any number.
 
         Raises:
             Exception: whatever ended the thread, once its captions are used up.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._error or self._closed, timeout_s)
+            enough = self._changed.wait_for(
+                lambda: len(self._queue) >= least or self._error or self._closed, timeout_s
+            )
+            if not enough:
+                return []
             if not self._queue and self._error is not None:
                 raise self._error
             taken = [self._queue.popleft() for _ in range(min(most, len(self._queue)))]

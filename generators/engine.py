@@ -34,10 +34,11 @@ from generators.images.quality_gate import QualityGate
 from generators.images.renderer import Renderer
 from generators.language.factory import create_language_model
 from generators.last_words import describe
-from generators.lifeline import die_with_parent, end_everything, watch_parent
+from generators.lifeline import end_everything, watch_parent
 from generators.render_loop import RenderLoop
 from generators.reports import ReportWriter
 from generators.spec import EngineSpec
+from online_synclr.process_control import signal_when_parent_ends
 from online_synclr.stop_signals import stop_signals
 from online_synclr.stream.errors import StreamRejected
 from online_synclr.stream.messages import Hello, PeerState, engine_start
@@ -49,7 +50,7 @@ _FINAL = (SetupError, ConceptBankError, StreamRejected, ImportError)
 def main(argv: Sequence[str]) -> int:
     """Run one engine; returns its exit code: 0 after END or a stop request, else 1."""
     spec_path, lifeline_fd, report_fd = argv
-    die_with_parent()
+    signal_when_parent_ends(signal.SIGKILL)
     stop = StopRequest()
     for number in stop_signals():
         signal.signal(number, lambda *_: stop.ask())
@@ -189,6 +190,7 @@ class Engine:
             fan_out=stream.fan_out,
             position=spec.role.serving_position,
             key=spec.role.key(),
+            shared_memory=stream.shared_memory == "auto",
             on_first_group=lambda elapsed_s: _say(
                 f"the first group was sent {elapsed_s:.2f} s after the models were ready"
             ),

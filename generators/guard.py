@@ -13,8 +13,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 
-from generators.lifeline import adopt_orphans, die_with_parent, kill_descendants, watch_parent
+from generators.lifeline import kill_descendants, watch_parent
+from online_synclr.process_control import adopt_orphans, signal_when_parent_ends
 
 _POLITE_S = 5.0
 
@@ -27,7 +29,8 @@ def main(argv: Sequence[str]) -> int:
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGTERM, lambda *_: over.set())
     # Started before any thread exists, so that no lock can be held across the fork.
-    process = subprocess.Popen(command, preexec_fn=die_with_parent)  # noqa: PLW1509
+    die_with_this = partial(signal_when_parent_ends, signal.SIGKILL)
+    process = subprocess.Popen(command, preexec_fn=die_with_this)  # noqa: PLW1509
     watch_parent(lifeline_fd, on_stop=over.set, on_parent_gone=over.set)
     threading.Thread(target=_tell_end, args=(process, over), daemon=True).start()
     over.wait()

@@ -53,7 +53,7 @@ class LedgerCaptions:
         self._counter = 0
         self._used_up = False
 
-    def take(self, most: int, timeout_s: float) -> list[Recorded]:
+    def take(self, most: int, timeout_s: float, *, least: int = 1) -> list[Recorded]:
         """The next `most` groups, or those that are left."""
         recipes = list(islice(self._recipes, most))
         if not recipes and not self._used_up:

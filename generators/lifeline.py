@@ -5,25 +5,11 @@ file means that the parent is gone, however it went: the kernel closes the pipe.
 """
 
 import contextlib
-import ctypes
 import os
-import signal
 import threading
 from collections.abc import Callable
 
 STOP_REQUEST = b"stop\n"
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
-
-
-def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the thread that started this process ends (Linux)."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent ends (Linux)."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def watch_parent(
@@ -60,8 +46,3 @@ def _watch(
             if said == STOP_REQUEST:
                 on_stop()
     on_parent_gone()
-
-
-def _prctl(option: int, value: int) -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)

@@ -17,10 +17,10 @@ from generators.language.server import CaptionServer, NodeServer, SharedServer
 from generators.process import EngineProcess
 from generators.restarts import RestartBudget, stream_number
 from generators.role import GeneratorRole
-from generators.signals import leave_on_signal
 from generators.spec import EngineSpec
 from generators.supervisor import Outcome, Supervisor
 from online_synclr.config.schema import EMBEDDED, Config
+from online_synclr.stop_signals import stop_signal_pipe
 from online_synclr.stream.messages import Hello
 from online_synclr.stream.socket_folder import remove_abandoned
 
@@ -107,7 +107,7 @@ def start_engine(
 
 
 def _supervise(supervisor: Supervisor, leaving: Callable[[], bool]) -> None:
-    with leave_on_signal(supervisor.stop) as wakeup_fd:
+    with stop_signal_pipe(supervisor.stop) as wakeup_fd:
         if leaving():
             supervisor.stop(signal.SIGTERM)
         try:

@@ -5,17 +5,15 @@ import fcntl
 import re
 import socket
 from collections.abc import Iterator
-from itertools import count
 from typing import IO
 
 from generators.errors import SetupError
 from generators.private_folder import private_folder
 from online_synclr.config import ConfigError
 from online_synclr.stream.keys import RANKS, admits
+from online_synclr.stream.messages import GENERATOR_ID, MAX_GENERATOR_ID
 
-MAX_NAME = 64
-_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_NAME}}}")
-_TRIES = 1024
+_MOST_NUMBERED = 1024
 
 
 def default_name(key_name: str | None) -> str:
@@ -24,7 +22,7 @@ def default_name(key_name: str | None) -> str:
     if key_name is None and admits(RANKS, host):
         host = f"host-{host}"
     name = host if key_name is None else f"{key_name}.{host}"
-    return name[: MAX_NAME - 5]
+    return name[: MAX_GENERATOR_ID - len(f".{_MOST_NUMBERED}")]
 
 
 @contextlib.contextmanager
@@ -36,20 +34,18 @@ def claimed_name(name: str, *, number: bool) -> Iterator[str]:
     Raises:
         ConfigError: it is taken, or cannot be a generator's name.
     """
-    if _NAME.fullmatch(name) is None:
+    if re.fullmatch(GENERATOR_ID, name) is None:
         raise ConfigError(
-            f"--name={name} cannot be a generator's name; use 1 to {MAX_NAME} letters, digits, "
-            "dots, - or _."
+            f"--name={name} cannot be a generator's name; use 1 to {MAX_GENERATOR_ID} letters, "
+            "digits, dots, - or _."
         )
-    for suffix in count(1) if number else (1,):
-        wanted = name if suffix == 1 else f"{name}.{suffix}"
-        handle = _try_lock(wanted) if suffix <= _TRIES else None
+    others = range(2, _MOST_NUMBERED + 1) if number else ()
+    for wanted in (name, *(f"{name}.{suffix}" for suffix in others)):
+        handle = _try_lock(wanted)
         if handle is not None:
             with handle:
                 yield wanted
             return
-        if suffix > _TRIES:
-            break
     raise ConfigError(
         f"a generator named {name} runs on this machine already; give this one another --name."
     )

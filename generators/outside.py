@@ -17,9 +17,9 @@ from typing import Final
 from generators.bootstrap import Bootstrap
 from generators.main import play
 from generators.role import GeneratorRole
-from generators.signals import leave_on_signal
 from generators.supervisor import Outcome
 from online_synclr.config.schema import Config
+from online_synclr.stop_signals import stop_signal_pipe
 from online_synclr.stream.errors import StreamRejected
 from online_synclr.stream.join import RunOverError, ask_for_place
 from online_synclr.stream.keys import GeneratorKey, KeysError, load_generator_key
@@ -73,7 +73,7 @@ class OutsideGenerator:
     def run(self) -> int:
         """Exit code: 0 when the run is finished or somebody asked it to leave, else 1."""
         try:
-            with leave_on_signal(self._leave):
+            with stop_signal_pipe(self._leave):
                 return self._run()
         except (StreamRejected, KeysError) as error:
             self._say(f"{error}")

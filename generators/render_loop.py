@@ -1,19 +1,22 @@
 """The engine's main loop: captions -> renderer -> quality gate -> sender.
 
-It waits for captions (the captioner thread brings them) and for room at the sender (trainers make
-it by asking for groups). A stop request and END end both waits; so does the end of a ledger, once
-all is sent.
+    captions of batch k + 1 -> submit -> (the device renders) -> gate and deliver batch k
+
+It waits for captions (the captioner thread brings them), for the device, and for room at the sender
+(trainers make it by asking for groups). A stop request and END end all but the second; so does the
+end of a ledger, once all is sent. While one batch is judged and delivered the next one renders, so
+that a GPU always has work; a renderer that does its work within `submit` has nothing under way.
 """
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from generators.barren import BarrenWatch
 from generators.counters import Counters
 from generators.images.quality_gate import GateReason, QualityGate
-from generators.images.renderer import Renderer
+from generators.images.renderer import Renderer, Rendering
 from online_synclr.stream.group import Group, Recipe
 
 _TICK_S = 0.25
@@ -27,8 +30,11 @@ T = TypeVar("T")
 class CaptionSource(Protocol[T]):
     """Where captions come from, in whatever form their recipes are made from."""
 
-    def take(self, most: int, timeout_s: float) -> list[T]:
-        """Up to `most`; none if none came in time."""
+    def take(self, most: int, timeout_s: float, *, least: int = 1) -> list[T]:
+        """Between `least` and `most`; none if so many did not come in time.
+
+        Fewer than `least` are all that there will ever be.
+        """
 
     @property
     def used_up(self) -> bool:
@@ -74,6 +80,7 @@ class RenderLoop(Generic[T]):
         self._stopping = stopping
         self._ended = ended
         self._clock = clock
+        self._under_way: deque[tuple[list[Recipe], Rendering]] = deque()
         self._drain_until_s: float | None = None
         self._barren = BarrenWatch("groups", least=_BARREN_GROUPS, batches=_BARREN_BATCHES)
 
@@ -84,19 +91,37 @@ class RenderLoop(Generic[T]):
             GeneratorError: the gate has refused every group for a while.
         """
         while not self._stopping():
-            with self._counters.timed("wait_s/captions"):
-                captioned = self._captions.take(self._batch_groups, _TICK_S)
-            if captioned:
-                for group in self._render([self._recipe_of(one) for one in captioned]):
-                    self._deliver(group)
+            recipes = [self._recipe_of(one) for one in self._take()]
+            if recipes:
+                with self._counters.timed("busy_s/render"):
+                    self._under_way.append((recipes, self._renderer.submit(recipes)))
+                self._finish(leave=1)
+            elif self._under_way:
+                self._finish(leave=0)
             elif self._captions.used_up and self._sender.wait_sent(_TICK_S):
                 return
+        self._finish(leave=0)
 
-    def _render(self, recipes: list[Recipe]) -> list[Group]:
+    def _take(self) -> list[T]:
+        if self._under_way:
+            # The device has work: a batch that is not full would waste some of the next.
+            return self._captions.take(self._batch_groups, 0.0, least=self._batch_groups)
+        with self._counters.timed("wait_s/captions"):
+            return self._captions.take(self._batch_groups, _TICK_S)
+
+    def _finish(self, *, leave: int) -> None:
+        """Deliver the batches that are done, and wait for those beyond `leave`."""
+        while self._under_way and (len(self._under_way) > leave or self._under_way[0][1].done()):
+            recipes, rendering = self._under_way.popleft()
+            for group in self._judged(recipes, rendering):
+                self._deliver(group)
+
+    def _judged(self, recipes: list[Recipe], rendering: Rendering) -> list[Group]:
         """The groups that passed the gate. All are judged before one waits for its credit."""
         with self._counters.timed("busy_s/render"):
-            rendered = self._renderer.render(recipes)
-        reasons = [self._gate.reason(one) for one in rendered]
+            rendered = rendering.result()
+        with self._counters.timed("busy_s/gate"):
+            reasons = [self._gate.reason(one) for one in rendered]
         self._count(recipes, reasons)
         self._barren.batch_done(reasons)
         return [one.group for one, reason in zip(rendered, reasons, strict=True) if reason is None]

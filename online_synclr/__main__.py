@@ -13,6 +13,7 @@ A role's package is imported only by the ranks that play it.
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,11 +25,12 @@ from online_synclr.commands.generate import generate
 from online_synclr.commands.keys import make_keys
 from online_synclr.commands.ledger import show_ledger
 from online_synclr.commands.parser import Parser
+from online_synclr.commands.plan import plan
 from online_synclr.commands.replay import replay
 from online_synclr.config import Config, ConfigError, check, load_config, resolved_yaml
 from online_synclr.launch import check_concept_bank
-from online_synclr.launcher_death import leave_with_launcher
 from online_synclr.paths import CONFIGS_DIR
+from online_synclr.process_control import signal_when_parent_ends
 from online_synclr.topology import (
     RankEnv,
     check_gpus,
@@ -81,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Settings are listed in online_synclr/config/schema.py; any of them can be given "
         "as section.key=value. Instead of all that: `keys DIR` makes keys for several hosts, "
         "`generate --connect ADDRESS` joins a running job as a generator, `ledger RUN` counts what "
-        "a run trained on, `replay RUN` renders groups of it again (each with --help).",
+        "a run trained on, `replay RUN` renders groups of it again, `plan` says how to split the "
+        "ranks (each with --help).",
     )
     parser.add_argument("--config", type=Path, help="YAML file; shipped ones lie in configs/")
     parser.add_argument("--resume", help="auto, never, or a checkpoint (sets run.resume)")
@@ -174,7 +177,8 @@ def _run(config: Config, env: RankEnv, launch_time: float) -> int:
             f"topology asks for {ranks} ranks but this is one process without torchrun; launch "
             f"torchrun --nproc_per_node={ranks} -m online_synclr ..., or add --dry-run."
         )
-    leave_with_launcher()
+    # Nobody else would end or restart a rank whose torchrun was killed: it saves and leaves.
+    signal_when_parent_ends(signal.SIGTERM)
     try:
         return run_rank(config, env, launch_time)
     except RankFailedError as error:
@@ -186,6 +190,7 @@ _SUBCOMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "keys": make_keys,
     "generate": generate,
     "ledger": show_ledger,
+    "plan": plan,
     "replay": replay,
 }
 

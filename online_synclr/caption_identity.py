@@ -9,6 +9,9 @@ import unicodedata
 
 CAPTION_ID_BYTES = 16
 
+_ASCII_TO_WORDS = {code: " " for code in range(128) if not chr(code).isalnum()}
+"""For `str.translate`: what separates words becomes a space."""
+
 
 def normalise_caption(text: str) -> str:
     """Return `text` without the differences that do not make another caption.
@@ -17,6 +20,15 @@ def normalise_caption(text: str) -> str:
     their order stay. A text without any letter or digit keeps its symbols, so that two such texts
     differ. Normalising twice changes nothing.
     """
+    if text.isascii():
+        # The same, four times as fast: trainers ask for each use of each group.
+        folded = text.lower()
+        words = folded.translate(_ASCII_TO_WORDS).split()
+        return " ".join(words or folded.split())
+    return _normalise(text)
+
+
+def _normalise(text: str) -> str:
     folded = _fold(text)
     words = "".join(char if _is_word_part(char) else " " for char in folded).split()
     return " ".join(words or folded.split())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from online_synclr.config import ConfigError
+from online_synclr.disk import sync_folder
 from online_synclr.ledger.facts import FOLDER_NAME
 
 INCARNATION_NAME = "incarnation"
@@ -158,8 +159,4 @@ def write_durably(path: Path, text: str) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_folder(path.parent)

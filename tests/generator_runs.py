@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from online_synclr.config.schema import Config
 from online_synclr.paths import PROJECT_DIR
 from online_synclr.stream.endpoints import ipc_endpoint
@@ -80,6 +82,9 @@ class Pool:
 
     def credits_to_issue(self, in_flight: int) -> int:
         return max(0, 4 - in_flight)
+
+    def place(self, shape: Sequence[int]) -> np.ndarray:
+        return np.empty(tuple(shape), np.uint8)
 
     def insert(self, group: Group) -> None:
         with self._changed:

@@ -80,6 +80,8 @@ def make_peer(generator_id: str, images: float, **changes: Any) -> PeerReport:
         "groups_rendered": images / 4,
         "gated/identical": images / 8,
         "wait_s/captions": 0.5,
+        "groups_gated": images / 8,
+        "busy_s/llm": images / 50,
         "wait_s/credits": images / 100,
         "restarts": 1.0,
         "rss_bytes": 7.0 * images,

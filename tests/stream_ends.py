@@ -113,6 +113,10 @@ class StepClock:
         wait_until(step)
 
 
+RING_BYTES = 2**24
+"""Enough shared memory for the rings of a test."""
+
+
 class RawDealer:
     """A generator that says only what the test makes it say."""
 

@@ -1,7 +1,7 @@
 """Groups, greetings and a sink for the tests of the stream. Nothing here opens a socket."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -89,6 +89,9 @@ class FakeSink:
             self.most_in_flight = max(self.most_in_flight, in_flight)
             self._changed.notify_all()
             return max(0, self._room - in_flight)
+
+    def place(self, shape: Sequence[int]) -> np.ndarray:
+        return np.empty(tuple(shape), np.uint8)
 
     def insert(self, group: Group) -> None:
         with self._changed:

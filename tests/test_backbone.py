@@ -1,15 +1,18 @@
 """ViTs of timm as students and teachers: sizes, masks, refusals, and the moving average."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import timm
 import torch
+from torch import nn
 
 from tests.tiny_objective import tiny_trainer
 from trainer.objective.backbone import Backbone, build_backbone
 from trainer.objective.ema import EmaUpdate
 from trainer.objective.model import Student, build_model
+from trainer.objective.patches import embed_patches, linear_part
 
 
 def tiny_backbone(**trainer: Any) -> Backbone:
@@ -32,6 +35,30 @@ def test_at_the_global_size_the_tokens_are_timms() -> None:
     torch.testing.assert_close(cls, expected[:, 0])
     torch.testing.assert_close(patches, expected[:, 1:])
     torch.testing.assert_close(backbone(images), expected[:, 0])
+
+
+@pytest.mark.parametrize("side", [16, 8, 20])
+def test_patches_as_a_product_are_timms_convolution(side: int) -> None:
+    """Outcome and gradients, at every size of crops."""
+    embedding = tiny_backbone().vit.patch_embed
+    embedding.strict_img_size = False
+    images = torch.randn(3, 3, side, side)
+    outcomes = []
+    for embed in (embedding, partial(embed_patches, embedding)):
+        embedding.zero_grad()
+        tokens = embed(images)
+        tokens.square().sum().backward()
+        outcomes.append((tokens, embedding.proj.weight.grad, embedding.proj.bias.grad))
+    assert linear_part(embedding) is embedding.proj
+    for ours, theirs in zip(*outcomes, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_embeddings_of_another_kind_are_called_as_they_are() -> None:
+    overlapping = nn.Conv2d(3, 5, 4, stride=2)
+    assert linear_part(overlapping) is None
+    images = torch.randn(1, 3, 8, 8)
+    assert torch.equal(embed_patches(overlapping, images), overlapping(images))
 
 
 def test_a_masked_token_hides_its_patch_and_keeps_its_position() -> None:

@@ -11,7 +11,7 @@ from generators.caption_filter import REASONS, Accepted, CaptionFilter, Rejected
 from generators.concept_names import bare_name, names_concept
 from generators.concepts import Concept, Draw
 from generators.prompts import PromptBook
-from online_synclr.caption_identity import caption_id, normalise_caption
+from online_synclr.caption_identity import _normalise, caption_id, normalise_caption
 from tests.concept_banks import write_prompts
 
 
@@ -261,6 +261,11 @@ def test_a_runaway_text_is_cheap_to_refuse() -> None:
 @given(text=st.text(max_size=100))
 def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalise_caption(normalise_caption(text)) == normalise_caption(text)
+
+
+@given(text=st.text(st.characters(codec="ascii"), max_size=100))
+def test_the_short_way_for_ascii_is_the_same(text: str) -> None:
+    assert normalise_caption(text) == _normalise(text)
 
 
 @pytest.mark.parametrize(

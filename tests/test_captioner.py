@@ -133,6 +133,20 @@ def test_nothing_within_the_time_is_no_error(draws: ConceptStream) -> None:
     source.close()
 
 
+def test_fewer_than_asked_for_are_left_in_the_queue(draws: ConceptStream) -> None:
+    model = FakeModel(number)
+    source = captioner(draws, model, batch_captions=4, queue_captions=4)
+    source.start()
+    assert model.called.acquire(timeout=WAIT_S)
+    assert len(source.take(8, WAIT_S, least=4)) == 4
+    model.gate.clear()
+    # The batch under way may be finished already; it is never more than four.
+    assert source.take(8, 0.0, least=5) == []
+    model.gate.set()
+    assert len(source.take(8, WAIT_S, least=4)) == 4
+    source.close()
+
+
 def test_a_model_whose_captions_are_all_refused_is_an_error(draws: ConceptStream) -> None:
     source = captioner(draws, FakeModel(lambda *_: "too short"))
     source.start()

@@ -28,6 +28,7 @@ from trainer import checkpoint, checkpoint_files, checkpoint_reading
 from trainer.distributed import Trainers
 from trainer.intake import Intake, build_intake
 from trainer.ledger import open_ledger
+from trainer.objective.shards import gathered
 from trainer.save_record import SaveRecord
 from trainer.step import TrainStep
 from trainer.totals import Totals
@@ -413,9 +414,8 @@ def two_trainers() -> Trainers:
     return Trainers(index=dist.get_rank(), size=2, device=CPU, device_group=group, cpu_group=group)
 
 
-def train_and_save(run_dir: Path) -> dict[str, torch.Tensor]:
-    trainers = two_trainers()
-    config = make_config(run_dir)
+def trained_and_saved(run_dir: Path, trainers: Trainers, parallel: str) -> TrainStep:
+    config = make_config(run_dir, parallel=parallel)
     torch.manual_seed(40 + trainers.index)
     train, intake = tiny_step(config, trainers), make_intake(config, trainers)
     for number in range(4 + trainers.index):
@@ -423,15 +423,23 @@ def train_and_save(run_dir: Path) -> dict[str, torch.Tensor]:
         intake.insert(tiny_group(config, number))
     run_steps(train, config, 0, 2, trainers)
     save(run_dir, config, 2, train, intake, trainers)
-    run_steps(train, config, 2, 4, trainers)
+    return train
+
+
+def save_and_go_on(run_dir: Path, parallel: str) -> dict[str, torch.Tensor]:
+    trainers = two_trainers()
+    train = trained_and_saved(run_dir, trainers, parallel)
+    run_steps(train, make_config(run_dir, parallel=parallel), 2, 4, trainers)
     return weights(train)
 
 
-def restore_and_train(run_dir: Path, shared: bool) -> tuple[dict[str, torch.Tensor], int]:
+def restore_and_train(
+    run_dir: Path, shared: bool, parallel: str
+) -> tuple[dict[str, torch.Tensor], int]:
     trainers = two_trainers()
     if not shared and not trainers.is_first:
         checkpoint_reading.can_see = lambda stamp: False  # type: ignore[assignment]
-    config = make_config(run_dir)
+    config = make_config(run_dir, parallel=parallel)
     train, intake = tiny_step(config, trainers), make_intake(config, trainers)
     # Only trainer 0 looks at the disk.
     path = checkpoint.choose(config) if trainers.is_first else None
@@ -440,21 +448,24 @@ def restore_and_train(run_dir: Path, shared: bool) -> tuple[dict[str, torch.Tens
     return weights(train), intake.counters().received
 
 
-def test_each_rank_continues_from_its_own_state(ranks: RankPool, tmp_path: Path) -> None:
-    expected = ranks.run(train_and_save, tmp_path)
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_each_rank_continues_from_its_own_state(
+    ranks: RankPool, tmp_path: Path, parallel: str
+) -> None:
+    expected = ranks.run(save_and_go_on, tmp_path, parallel)
     for shared_files in (True, False):
-        results = ranks.run(restore_and_train, tmp_path, shared_files)
+        results = ranks.run(restore_and_train, tmp_path, shared_files, parallel)
         for (found, _), wanted in zip(results, expected, strict=True):
             for name, value in found.items():
                 assert torch.equal(value, wanted[name]), name
         assert [received for _, received in results] == [4, 5]
 
 
-def save_twice(run_dir: Path) -> list[bool]:
+def save_twice(run_dir: Path, parallel: str) -> list[bool]:
     """Each with a folder of its own; trainer 0's has no room at the first try."""
     trainers = two_trainers()
     own = run_dir / str(trainers.index)
-    writer = make_writer(own, make_config(own), [], trainers)
+    writer = make_writer(own, make_config(own, parallel=parallel), [], trainers)
     writer.totals = lambda merged: Totals()  # type: ignore[method-assign]
     blocked = own / "checkpoints"
     if trainers.is_first:
@@ -465,18 +476,20 @@ def save_twice(run_dir: Path) -> list[bool]:
     return [*saved, writer.save(2), writer.save(2)]
 
 
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_all_trainers_know_that_a_checkpoint_was_not_written(
-    ranks: RankPool, tmp_path: Path
+    ranks: RankPool, tmp_path: Path, parallel: str
 ) -> None:
-    assert ranks.run(save_twice, tmp_path) == [[False, True, True]] * 2
+    assert ranks.run(save_twice, tmp_path, parallel) == [[False, True, True]] * 2
 
 
 # --- another number of trainers ------------------------------------------------------------------
 
 
 def everything(train: TrainStep) -> dict[str, torch.Tensor]:
-    """All weights, and the optimiser's state by name."""
-    return weights(train) | dict(flatten("optimizer", train.optimizer.state_dict()))
+    """All weights, and the optimiser's state by name; whole, and every trainer calls it."""
+    state = gathered(train.optimizer.state_dict(), keep=True)
+    return weights(train) | dict(flatten("optimizer", state))
 
 
 def flatten(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -494,22 +507,14 @@ def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
         assert torch.equal(found[name], value), name
 
 
-def save_from_two(run_dir: Path) -> tuple[dict[str, torch.Tensor], bytes]:
-    trainers = two_trainers()
-    config = make_config(run_dir)
-    torch.manual_seed(40 + trainers.index)
-    train, intake = tiny_step(config, trainers), make_intake(config, trainers)
-    for number in range(4 + trainers.index):
-        intake.credits_to_issue(1)
-        intake.insert(tiny_group(config, number))
-    run_steps(train, config, 0, 2, trainers)
-    save(run_dir, config, 2, train, intake, trainers)
+def save_from_two(run_dir: Path, parallel: str = "ddp") -> tuple[dict[str, torch.Tensor], bytes]:
+    train = trained_and_saved(run_dir, two_trainers(), parallel)
     return everything(train), torch.get_rng_state().numpy().tobytes()
 
 
-def restore_on_two(run_dir: Path, **changes: Any) -> tuple[dict[str, torch.Tensor], int, float]:
+def restore_on_two(run_dir: Path, parallel: str) -> tuple[dict[str, torch.Tensor], int, float]:
     trainers = two_trainers()
-    config = make_config(run_dir, resize_on_resume=True)
+    config = make_config(run_dir, resize_on_resume=True, parallel=parallel)
     train, intake = tiny_step(config, trainers), make_intake(config, trainers)
     torch.manual_seed(70 + trainers.index)
     path = checkpoint.choose(config) if trainers.is_first else None
@@ -521,8 +526,9 @@ def restore_on_two(run_dir: Path, **changes: Any) -> tuple[dict[str, torch.Tenso
     return found, intake.counters().received, torch.rand(()).item()
 
 
-def test_two_trainers_become_one(ranks: RankPool, tmp_path: Path) -> None:
-    (wanted, _), (other, _) = ranks.run(save_from_two, tmp_path)
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_trainers_become_one(ranks: RankPool, tmp_path: Path, parallel: str) -> None:
+    (wanted, _), (other, _) = ranks.run(save_from_two, tmp_path, parallel)
     assert_equal(other, wanted)
     config = make_config(tmp_path, resize_on_resume=True)
     train, intake = tiny_step(config), make_intake(config)
@@ -538,18 +544,29 @@ def test_two_trainers_become_one(ranks: RankPool, tmp_path: Path) -> None:
     run_steps(train, config, 2, 3, ALONE)
 
 
-def test_one_trainer_becomes_two(ranks: RankPool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_one_trainer_becomes_two(ranks: RankPool, tmp_path: Path, parallel: str) -> None:
     config = make_config(tmp_path)
     train, intake = tiny_step(config), make_intake(config)
     use_intake(intake, config, 14)
     run_steps(train, config, 0, 2, ALONE)
     save(tmp_path, config, 2, train, intake)
     wanted = everything(train)
-    (first, received, draw), (second, none, other_draw) = ranks.run(restore_on_two, tmp_path)
+    results = ranks.run(restore_on_two, tmp_path, parallel)
+    (first, received, draw), (second, none, other_draw) = results
     assert_equal(first, wanted)
     assert_equal(second, wanted)
     assert (received, none) == (14, 0), "trainer 0 counts for all"
     assert draw != other_draw, "drop path draws differ between the trainers"
+
+
+@pytest.mark.parametrize(("then", "now"), [("ddp", "fsdp"), ("fsdp", "ddp")])
+def test_a_run_goes_on_whole_or_sharded(
+    ranks: RankPool, tmp_path: Path, then: str, now: str
+) -> None:
+    (wanted, _), _ = ranks.run(save_from_two, tmp_path, then)
+    for found, _, _ in ranks.run(restore_on_two, tmp_path, now):
+        assert_equal(found, wanted)
 
 
 def test_another_number_of_trainers_is_refused_unless_asked_for(

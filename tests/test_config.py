@@ -1,11 +1,13 @@
 """Settings: files with bases, overrides, and the sentence each wrong setting gets."""
 
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 import yaml
 
 from online_synclr.config import Config, ConfigError, check, load_config, resolved_yaml
+from online_synclr.config.schema import Section
 from online_synclr.paths import CONFIGS_DIR
 from online_synclr.topology import node_split
 
@@ -13,6 +15,10 @@ NODES_AND_RANKS = {
     "demo": (1, 2),
     "tiny_gpu": (1, 2),
     "vitb16_8gpu": (1, 8),
+    "vitb16_dmd2": (1, 8),
+    "vitb16_flux_schnell": (1, 8),
+    "vitb16_sana_sprint": (1, 8),
+    "vitb16_sdxl_turbo": (1, 8),
     "vitb16_turbo": (1, 8),
     "vitb16_sd15": (16, 8),
     "vitl14_sd15": (16, 8),
@@ -49,6 +55,25 @@ def test_the_paper_configs_carry_the_papers_numbers() -> None:
     assert config.trainer.optimizer.peak_lr == 1.5e-3
     assert config.trainer.contrastive.temperature == 0.08
     assert config.trainer.mim.prototypes == 65536
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "guidance", "scheduler"),
+    [
+        ("vitb16_8gpu", 4, 1.5, "lcm"),
+        ("vitb16_dmd2", 4, 0.0, "lcm"),
+        ("vitb16_turbo", 1, 0.0, "model"),
+        ("vitb16_sdxl_turbo", 1, 0.0, "model"),
+        ("vitb16_sana_sprint", 2, 4.5, "model"),
+        ("vitb16_flux_schnell", 4, 0.0, "model"),
+    ],
+)
+def test_few_step_configs_carry_their_model_cards_numbers(
+    name: str, steps: int, guidance: float, scheduler: str
+) -> None:
+    images = load_config(CONFIGS_DIR / f"{name}.yaml").images
+    assert (images.steps, images.guidance, images.scheduler) == (steps, guidance, scheduler)
+    assert (images.lora is not None) == (scheduler == "lcm"), "none is left over from the base"
 
 
 def test_resolved_yaml_reads_back_equal(tmp_path: Path, demo: Path) -> None:
@@ -141,6 +166,10 @@ def test_wrong_settings_are_named(override: str, sentence: str, demo: Path) -> N
         ),
         (["images.lora=./no-such-lora"], "images.lora: there is no folder"),
         (["images.vae=embedded"], "images.vae: there is no folder"),
+        (["images.lora_file=weights.safetensors"], "images.lora_file=weights.safetensors is a"),
+        (["images.call_args={guidance_scale: 2.0}"], "set images.guidance"),
+        (["images.call_args={generator: 1}"], "leave it out"),
+        (["images.call_args={timesteps: [999, 499]}"], "images.steps=8; make them agree"),
         (["images.render_px=68"], "images.render_px=68 is not a multiple of 8"),
         (["images.send_px=128"], "images.render_px"),
         (["stream.max_group_bytes=1000"], "stream.max_group_bytes"),
@@ -247,3 +276,20 @@ def test_a_run_folder_that_is_a_file_is_refused(demo: Path, tmp_path: Path) -> N
 
 def test_all_defaults_are_valid_yaml() -> None:
     assert Config.model_validate(yaml.safe_load(resolved_yaml(Config()))) == Config()
+
+
+def _choices(model: type[Section], prefix: str = "") -> list[tuple[str, str]]:
+    found = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            found += _choices(kind, f"{prefix}{name}.")
+        elif get_origin(kind) is Literal:
+            found += [(f"{prefix}{name}", one) for one in get_args(kind) if isinstance(one, str)]
+    return found
+
+
+@pytest.mark.parametrize(("key", "choice"), _choices(Config))
+def test_every_choice_can_be_given_on_the_command_line(key: str, choice: str) -> None:
+    """YAML takes some words, `off` among them, for something else than text."""
+    assert yaml.safe_load(choice) == choice, key

@@ -1,10 +1,12 @@
 """The contrastive loss against a plain float64 loop, for every meaning of positive and negative."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import pytest
 import torch
+from torch.nn import functional
 
 from trainer.objective.contrastive import Candidates, candidates, contrastive_loss
 from trainer.objective.ids import id_pairs, occurrences, same
@@ -120,16 +122,63 @@ def test_a_global_anchor_without_a_positive_is_zero_not_nan() -> None:
     assert torch.isfinite(anchors.grad).all()
 
 
-def test_the_gradient_with_recomputation_is_the_gradient_without() -> None:
-    case = Case("caption", num_globals=1, num_locals=3)
+def naive_loss(case: Case, anchors: torch.Tensor, negatives: Negatives, own: bool) -> torch.Tensor:
+    """Of rank 1, with plain autograd on all logits."""
+    keys = functional.normalize(case.keys.flatten(0, 1).double(), dim=1)
+    crops = len(anchors) // 6
+
+    def of_keys(rank_ids: Callable[[int], list[int]]) -> torch.Tensor:
+        return torch.tensor([i for rank in range(2) for i in rank_ids(rank) * case.num_globals])
+
+    classes = torch.tensor(case.classes(1) * crops)
+    positive = classes[:, None] == of_keys(case.classes)[None]
+    concepts = torch.tensor(case.concepts(1) * crops)
+    related = concepts[:, None] == of_keys(case.concepts)[None]
+    kept = positive | ~related if negatives == "other_concepts" else torch.ones_like(positive)
+    if own:
+        rows = torch.arange(len(anchors))
+        positive[rows, case.num_globals * 6 + rows] = False
+        kept[rows, case.num_globals * 6 + rows] = False
+    logits = functional.normalize(anchors, dim=1) @ keys.t() / TAU
+    log_q = logits.masked_fill(~kept, -math.inf).log_softmax(dim=1)
+    p = positive.double() / positive.sum(dim=1, keepdim=True)
+    return -(p * log_q.masked_fill(~positive, 0.0)).sum(dim=1).mean()
+
+
+@pytest.mark.parametrize("chunk_logits", [1, 24 * 4, 2**20])
+@pytest.mark.parametrize("negatives", ["all", "other_concepts"])
+@pytest.mark.parametrize(("positives", "num_globals"), [("caption", 1), ("image", 2)])
+def test_the_gradient_is_that_of_the_naive_loss_in_any_chunks(
+    positives: Positives, num_globals: int, negatives: Negatives, chunk_logits: int
+) -> None:
+    case = Case(positives, num_globals, num_locals=3)
+    against = case.candidates(1, negatives)
+    for anchors, own in ((case.globals[1], True), (case.locals[1], False)):
+        exact = anchors.double().requires_grad_()
+        (3.0 * naive_loss(case, exact, negatives, own)).backward()
+        found = anchors.clone().requires_grad_()
+        loss = contrastive_loss(
+            found, against, temperature=TAU, own_key=own, chunk_logits=chunk_logits
+        )
+        (3.0 * loss).backward()
+        assert found.grad is not None
+        assert exact.grad is not None
+        torch.testing.assert_close(found.grad.double(), exact.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_globals", [1, 2])
+def test_parts_of_the_images_add_up_to_the_loss_of_all(num_globals: int) -> None:
+    case = Case("caption", num_globals, num_locals=2)
     against = case.candidates(1, "other_concepts")
-    whole = case.locals[1].clone().requires_grad_()
-    contrastive_loss(whole, against, temperature=TAU, own_key=False).backward()
-    parts = case.locals[1].clone().requires_grad_()
-    for crop in parts.split(6):
-        (contrastive_loss(crop, against, temperature=TAU, own_key=False) / 3).backward()
-    assert whole.grad is not None
-    torch.testing.assert_close(whole.grad, parts.grad)
+    for anchors, own in ((case.globals[1], True), (case.locals[1], False)):
+        whole = contrastive_loss(anchors, against, temperature=TAU, own_key=own).item()
+        total = 0.0
+        for images in ([0, 3], [1, 2, 4, 5]):
+            rows = torch.tensor(images)
+            part = anchors.unflatten(0, (-1, 6))[:, rows].flatten(0, 1)
+            loss = contrastive_loss(part, against.of_images(rows), temperature=TAU, own_key=own)
+            total += loss.item() * len(images) / 6
+        assert total == pytest.approx(whole, rel=1e-5)
 
 
 def test_no_gradient_reaches_the_keys() -> None:

@@ -3,12 +3,12 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from online_synclr.stream.credits import CreditLedger
+from online_synclr.stream.credits import CreditBook
 from online_synclr.stream.fan_out import choose_trainers
 
 
 def test_credits_are_shared_evenly_and_bounded() -> None:
-    ledger: CreditLedger[str] = CreditLedger(4)
+    ledger: CreditBook[str] = CreditBook(4)
     for peer in "abc":
         ledger.open(peer)
     assert ledger.assign(6) == {"a": 2, "b": 2, "c": 2}
@@ -18,7 +18,7 @@ def test_credits_are_shared_evenly_and_bounded() -> None:
 
 
 def test_single_credits_take_turns() -> None:
-    ledger: CreditLedger[str] = CreditLedger(1)
+    ledger: CreditBook[str] = CreditBook(1)
     for peer in "abc":
         ledger.open(peer)
     order = []
@@ -30,7 +30,7 @@ def test_single_credits_take_turns() -> None:
 
 
 def test_who_sends_faster_is_given_more() -> None:
-    ledger: CreditLedger[str] = CreditLedger(8)
+    ledger: CreditBook[str] = CreditBook(8)
     ledger.open("fast")
     ledger.open("slow")
     given_to_fast = sum(ledger.assign(4).get("fast", 0) for _ in range(1))
@@ -42,7 +42,7 @@ def test_who_sends_faster_is_given_more() -> None:
 
 
 def test_a_dead_peers_credits_return_and_its_groups_are_late() -> None:
-    ledger: CreditLedger[str] = CreditLedger(4)
+    ledger: CreditBook[str] = CreditBook(4)
     lease, _ = ledger.open("a")
     ledger.assign(3)
     assert ledger.spend("a", lease)
@@ -54,7 +54,7 @@ def test_a_dead_peers_credits_return_and_its_groups_are_late() -> None:
 
 
 def test_a_new_period_voids_the_old_one() -> None:
-    ledger: CreditLedger[str] = CreditLedger(4)
+    ledger: CreditBook[str] = CreditBook(4)
     old, _ = ledger.open("a")
     ledger.assign(2)
     new, reclaimed = ledger.open("a")
@@ -67,13 +67,54 @@ def test_a_new_period_voids_the_old_one() -> None:
 
 
 def test_unsent_credits_are_withdrawn() -> None:
-    ledger: CreditLedger[str] = CreditLedger(4)
+    ledger: CreditBook[str] = CreditBook(4)
     ledger.open("a")
     ledger.assign(3)
     assert ledger.withdraw("a", 2) == 2
     assert ledger.withdraw("a", 5) == 1
     assert ledger.withdraw("nobody", 5) == 0
     assert ledger.in_flight == 0
+
+
+class CountedPeer:
+    """A peer that counts how often any of its kind is looked up."""
+
+    lookups = 0
+
+    def __hash__(self) -> int:
+        CountedPeer.lookups += 1
+        return id(self)
+
+
+def lookups_for(num_peers: int) -> int:
+    """Look-ups for 100 groups that arrive one by one from one of so many peers."""
+    ledger: CreditBook[CountedPeer] = CreditBook(16)
+    peers = [CountedPeer() for _ in range(num_peers)]
+    for peer in peers:
+        ledger.open(peer)
+    ledger.assign(16 * num_peers)
+    CountedPeer.lookups = 0
+    for _ in range(100):
+        assert ledger.spend(peers[0], ledger.lease_of(peers[0]))
+        assert ledger.assign(3) == {peers[0]: 1}
+    return CountedPeer.lookups
+
+
+def test_a_group_costs_the_same_with_many_peers() -> None:
+    assert lookups_for(1) == lookups_for(64)
+
+
+def test_nobody_is_given_a_second_credit_before_everybody_has_one() -> None:
+    ledger: CreditBook[int] = CreditBook(16)
+    for peer in range(64):
+        ledger.open(peer)
+    # One that always spends at once, and 63 that never do.
+    for _ in range(1000):
+        for peer in ledger.assign(5):
+            if peer == 0:
+                ledger.spend(0)
+    held = [ledger.held(peer) for peer in range(1, 64)]
+    assert held == [16] * 63
 
 
 STEPS = st.tuples(
@@ -86,7 +127,7 @@ STEPS = st.tuples(
 @settings(deadline=None)
 @given(st.lists(STEPS, max_size=60))
 def test_in_flight_is_always_the_sum_of_leases(steps: list[tuple[str, int, int]]) -> None:
-    ledger: CreditLedger[int] = CreditLedger(5)
+    ledger: CreditBook[int] = CreditBook(5)
     issued = returned = arrived = 0
     for action, peer, number in steps:
         if action == "open":
@@ -103,6 +144,42 @@ def test_in_flight_is_always_the_sum_of_leases(steps: list[tuple[str, int, int]]
         assert ledger.in_flight == sum(ledger.held(peer) for peer in range(4))
         assert ledger.in_flight == issued - returned - arrived
         assert all(0 <= ledger.held(peer) <= 5 for peer in range(4))
+
+
+@settings(deadline=None)
+@given(st.lists(STEPS, max_size=60))
+def test_credits_go_to_who_holds_fewest_for_longest(steps: list[tuple[str, int, int]]) -> None:
+    ledger: CreditBook[int] = CreditBook(5)
+    # Naively: of each peer what it holds, and when it came to hold that.
+    held: dict[int, int] = {}
+    since: dict[int, int] = {}
+
+    def change(peer: int, to: int) -> None:
+        held[peer], since[peer] = to, 1 + max(since.values(), default=0)
+
+    for action, peer, number in steps:
+        if action == "open":
+            ledger.open(peer)
+            change(peer, 0)
+        elif action == "close":
+            ledger.close(peer)
+            held.pop(peer, None)
+        elif action == "withdraw" and peer in held:
+            if ledger.withdraw(peer, number):
+                change(peer, held[peer] - min(number, held[peer]))
+        elif action == "spend" and held.get(peer):
+            assert ledger.spend(peer)
+            change(peer, held[peer] - 1)
+        elif action == "assign":
+            expected: dict[int, int] = {}
+            for _ in range(number):
+                poor = [other for other in held if held[other] < 5]
+                if poor:
+                    chosen = min(poor, key=lambda other: (held[other], since[other]))
+                    change(chosen, held[chosen] + 1)
+                    expected[chosen] = expected.get(chosen, 0) + 1
+            assert ledger.assign(number) == expected
+        assert all(ledger.held(other) == held.get(other, 0) for other in range(4))
 
 
 @settings(deadline=None)

@@ -155,7 +155,6 @@ def first_trainer_of(monitor: FakeMonitor, watch: GeneratorWatch) -> FirstTraine
         monitor=monitor,  # type: ignore[arg-type]
         figures=Figures(Config(), Totals()),
         probe=unused,
-        backbone=unused,
         watch=watch,
         start_step=0,
     )
@@ -186,3 +185,20 @@ def test_a_run_that_waits_because_all_is_refused_says_so() -> None:
     (line,) = monitor.events
     assert "100 % of the last 200 groups of g0 were refused" in line
     assert first.figures.refusals.lines == [line]
+
+
+@pytest.mark.parametrize(("cost_s", "looks"), [(0.001, 20), (0.1, 2)])
+def test_a_look_that_takes_long_is_taken_less_often(cost_s: float, looks: int) -> None:
+    now_s, looked = 0.0, 0
+
+    class Slow:
+        def peers(self) -> list[PeerView]:
+            nonlocal now_s, looked
+            looked, now_s = looked + 1, now_s + cost_s
+            return []
+
+    watch = GeneratorWatch(Slow(), 1, clock=lambda: now_s)
+    while now_s < 10.0:
+        watch.peers()
+        now_s += 0.01
+    assert looked == pytest.approx(looks, abs=1)

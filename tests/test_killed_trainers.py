@@ -33,8 +33,11 @@ def make_job(tmp_path: Path, steps: int, *overrides: str, max_restarts: int = 0)
     )
 
 
-def test_a_killed_trainer_brings_the_job_back(tmp_path: Path) -> None:
-    with make_job(tmp_path, 40, max_restarts=1) as job:
+@pytest.mark.parametrize(
+    "how", [(), ("trainer.parallel=fsdp", "trainer.optimizer.name=adamw")], ids=["ddp", "fsdp"]
+)
+def test_a_killed_trainer_brings_the_job_back(tmp_path: Path, how: tuple[str, ...]) -> None:
+    with make_job(tmp_path, 40, *how, max_restarts=1) as job:
         job.await_that(lambda: job.newest_checkpoint() >= 10, "no checkpoint")
         job.kill(1)
         assert job.wait() == 0, "".join(job.output)

@@ -22,6 +22,14 @@ def test_defaults_are_two_and_four_batches() -> None:
     assert (limiter.min_diff, limiter.max_diff) == (2 * 8 - 16, 2 * 8 + 16)
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize(("reuse", "most"), [(1.0, 1), (1.0, 8), (2.0, 32), (27.3, 32), (0.5, 64)])
+@pytest.mark.parametrize("batch", [1, 4, 1024])
+def test_defaults_are_never_refused(adaptive: bool, reuse: float, most: int, batch: int) -> None:
+    limiter = make(samples_per_insert=reuse, max_reuse=most, batch=batch, adaptive=adaptive)
+    assert limiter.max_diff >= limiter.largest_reuse * batch
+
+
 def test_error_follows_the_formula() -> None:
     limiter = make(samples_per_insert=1.5)
     insert(limiter, 10)

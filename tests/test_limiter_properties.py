@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from online_synclr.stream.credits import CreditLedger
+from online_synclr.stream.credits import CreditBook
 from online_synclr.stream.errors import LimiterError
 from online_synclr.stream.limiter import RateLimiter
 from tests.stream_helpers import make_group
@@ -206,7 +206,7 @@ class IntakeMachine(RuleBasedStateMachine):
             seed=0,
         )
         self.intake = Intake(self.limiter, self.pool, clock=lambda: 0.0)
-        self.ledger: CreditLedger[int] = CreditLedger(4)
+        self.ledger: CreditBook[int] = CreditBook(4)
         self.on_way: dict[int, list[int]] = {}
         self.sent = 0
         self.uses: Counter[int] = Counter()

@@ -12,7 +12,6 @@ def draw(mim: MimConfig, seed: int, num_crops: int = 10, num_tokens: int = 16) -
         num_tokens,
         mim,
         generator=torch.Generator().manual_seed(seed),
-        device=torch.device("cpu"),
     )
 
 

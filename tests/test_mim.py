@@ -7,7 +7,9 @@ import torch
 from torch.nn import functional
 
 from trainer.objective.gather import Trainers
-from trainer.objective.mim import PatchScores, mim_loss, sinkhorn_log_scale
+from trainer.objective.mim import Targets, mim_loss
+from trainer.objective.patch_scores import PatchScores
+from trainer.objective.sinkhorn import sinkhorn_log_scale
 
 TOKENS, PROTOTYPES, FEATURES = 12, 9, 5
 TEACHER_T, STUDENT_T = 0.05, 0.1
@@ -61,14 +63,9 @@ def log_scale(teacher: PatchScores, iterations: int, chunk_logits: int = 2**20) 
 def loss(
     student: PatchScores, teacher: PatchScores, iterations: int = 3, chunk_logits: int = 2**20
 ) -> torch.Tensor:
-    return mim_loss(
-        student,
-        teacher,
-        log_scale(teacher, iterations, chunk_logits),
-        student_temperature=STUDENT_T,
-        teacher_temperature=TEACHER_T,
-        chunk_logits=chunk_logits,
-    )
+    num_tokens = teacher.features_RZ.shape[0]
+    targets = Targets(teacher, log_scale(teacher, iterations, chunk_logits), TEACHER_T, num_tokens)
+    return mim_loss(student, targets, temperature=STUDENT_T, chunk_logits=chunk_logits)
 
 
 @pytest.mark.parametrize("iterations", [0, 1, 3, 10])
@@ -103,6 +100,75 @@ def test_chunks_change_neither_the_loss_nor_the_gradient(chunk_logits: int) -> N
         loss(student, teacher, chunk_logits=size).backward()
     torch.testing.assert_close(whole.features_RZ.grad, parts.features_RZ.grad)
     torch.testing.assert_close(whole.prototypes_KZ.grad, parts.prototypes_KZ.grad)
+
+
+def test_the_gradients_are_those_of_the_naive_loss() -> None:
+    student, teacher = scores(0, gain=1.5), scores(1)
+    targets = torch.tensor(naive_targets(teacher, 3), dtype=torch.float64)
+    inputs = (student.features_RZ, student.prototypes_KZ)
+    features, prototypes = (tensor.double().requires_grad_() for tensor in inputs)
+    log_shares = (features @ prototypes.t() / STUDENT_T).log_softmax(dim=1)
+    (-3.0 * (targets * log_shares).sum() / TOKENS).backward()
+    for tensor in inputs:
+        tensor.requires_grad_()
+    (3.0 * loss(student, teacher, chunk_logits=PROTOTYPES * 5)).backward()
+    for found, expected in zip(inputs, (features, prototypes), strict=True):
+        assert found.grad is not None
+        assert expected.grad is not None
+        torch.testing.assert_close(found.grad.double(), expected.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_bf16_products_give_a_loss_and_gradients_close_to_exact_ones() -> None:
+    teacher = scores(1)
+    exact, rough = scores(0), scores(0)
+    found = []
+    for student, in_bf16 in ((exact, False), (rough, True)):
+        student.features_RZ.requires_grad_()
+        student.prototypes_KZ.requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
+            value = loss(student, teacher, chunk_logits=PROTOTYPES * 5)
+        value.backward()
+        found.append(value)
+    assert found[1].dtype == torch.float32
+    assert found[1].item() == pytest.approx(found[0].item(), rel=0.01)
+    assert found[1].item() != found[0].item()
+    for one, other in (
+        (exact.features_RZ.grad, rough.features_RZ.grad),
+        (exact.prototypes_KZ.grad, rough.prototypes_KZ.grad),
+    ):
+        assert one is not None
+        assert other is not None
+        assert other.dtype == torch.float32
+        assert ((one - other).norm() / one.norm()).item() < 0.05
+
+
+def test_a_second_backward_pass_is_refused() -> None:
+    """Gradients are scaled where they lie; scaled twice they would be wrong."""
+    student = scores(0)
+    student.prototypes_KZ.requires_grad_()
+    value = loss(student, scores(1))
+    value.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
+
+
+def test_parts_of_the_tokens_add_up_to_the_loss_of_all() -> None:
+    student, teacher = scores(0), scores(1)
+    targets = Targets(teacher, log_scale(teacher, 3), TEACHER_T, TOKENS)
+    total = 0.0
+    for tokens in (slice(0, 5), slice(5, 5), slice(5, TOKENS)):
+        part = PatchScores(student.features_RZ[tokens], student.prototypes_KZ)
+        total += mim_loss(part, targets.of_tokens(tokens), temperature=STUDENT_T).item()
+    assert total == pytest.approx(loss(student, teacher).item())
+
+
+def test_no_tokens_give_gradients_of_zero() -> None:
+    student, teacher = scores(0, tokens=0), scores(1, tokens=0)
+    student.prototypes_KZ.requires_grad_()
+    targets = Targets(teacher, torch.zeros(PROTOTYPES), TEACHER_T, TOKENS)
+    mim_loss(student, targets, temperature=STUDENT_T).backward()
+    assert student.prototypes_KZ.grad is not None
+    assert student.prototypes_KZ.grad.abs().sum().item() == 0.0
 
 
 def test_sharp_targets_and_long_prototypes_do_not_overflow() -> None:

@@ -73,6 +73,15 @@ def test_an_engine_that_runs_again_is_well() -> None:
     assert "out of memory" not in rendered(replace(make_state(), generators=(line,)))
 
 
+def test_rates_are_those_of_generators_that_are_here() -> None:
+    line = GeneratorLine(generator="gen-0", state="ended", images=5000, connected=False)
+    state = replace(make_state(), scalars=TRAINING)
+    assert "55 %" in rendered(replace(state, generators=(replace(line, connected=True),)))
+    text = rendered(replace(state, generators=(line,)))
+    assert "5 000" in text
+    assert "55 %" not in text
+
+
 def test_while_training_both_sides_and_the_advice_are_there() -> None:
     state = replace(
         make_state(("images.backend=synthetic",)),

@@ -52,10 +52,10 @@ def test_masked_crops_feed_the_contrastive_loss_in_the_same_pass() -> None:
     model = build_model(config.trainer, run_seed=0)
     objective = Objective(config, model.student, model.teacher)
     views = tiny_views(config)
-    mask = objective.draw_mask(views, 0)
+    mask = objective.draw_mask(views.num_images, 0)
     assert mask is not None
-    masked, _ = objective.forward(views, mask)
-    plain, _ = objective.forward(views, None)
+    masked = objective.predict(views, mask)
+    plain = objective.predict(views, None)
     changed = (masked.globals_KZ - plain.globals_KZ).abs().amax(dim=1) > 1e-5
     assert torch.equal(changed, mask.mask_KT.any(dim=1))
     torch.testing.assert_close(masked.locals_KZ, plain.locals_KZ)
@@ -166,6 +166,10 @@ def test_with_fewer_groups_than_images_as_few_as_possible_stay_together() -> Non
         ({"mim": {"image_share": 0.0}}, "mim.image_share=0"),
         ({"mim": {"token_share": 0.0}}, "mim.token_share=0"),
         ({"drop_path": 1.0}, "drop_path"),
+        (
+            {"parallel": "fsdp", "optimizer": {"name": "muon"}},
+            "name=muon .*parallel=ddp or trainer.optimizer.name=adamw",
+        ),
     ],
 )
 def test_undefined_objectives_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -11,10 +11,14 @@ from torch.nn.parallel import DistributedDataParallel
 from online_synclr.config.schema import Config
 from tests.rank_pool import RankPool
 from tests.tiny_objective import shard, tiny_config, tiny_ids, tiny_views
+from tests.tiny_step import CPU
+from trainer import distributed
 from trainer.objective.gather import Trainers
 from trainer.objective.masking import Mask
 from trainer.objective.model import build_model
 from trainer.objective.objective import Identities, Objective
+from trainer.objective.shards import gathered
+from trainer.sharding import is_sharded, shard_if_asked
 
 Result = dict[str, Any]
 
@@ -41,8 +45,11 @@ def one_step(config: Config, group: "dist.ProcessGroup | None", rank: int, size:
     with torch.no_grad():
         for parameter in model.teacher.parameters():
             parameter.mul_(0.9)
+    trainers = distributed.Trainers(index=rank, size=size, device=CPU, device_group=group)
+    model = shard_if_asked(model, config.trainer, trainers)
     student: torch.nn.Module = model.student
-    if group is not None:
+    assert is_sharded(student) == (group is not None and config.trainer.parallel == "fsdp")
+    if group is not None and not is_sharded(student):
         student = DistributedDataParallel(student, process_group=group)
     objective = Objective(config, student, model.teacher, group)
     views = shard(tiny_views(config), rank, size)
@@ -56,14 +63,15 @@ def one_step(config: Config, group: "dist.ProcessGroup | None", rank: int, size:
     captions, concepts, images = (ids[rank * num : (rank + 1) * num] for ids in tiny_ids(config))
     choice = {"caption": captions, "concept": concepts, "image": images}
     ids = Identities(choice[config.trainer.contrastive.positives], concepts, captions)
-    parts = objective.combine(*objective.forward(views, mask), ids, step=1)
+    targets = objective.targets(objective.teach(views.globals_, mask), ids, step=1)
+    parts = objective.compare(objective.predict(views, mask), targets)
     parts.total.backward()
     return {
         "losses": torch.stack([parts.total, parts.global_, parts.local, parts.mim]).detach(),
         "metrics": {name: float(value) for name, value in parts.metrics.items()},
-        "gradients": {
-            name: None if p.grad is None else p.grad for name, p in model.student.named_parameters()
-        },
+        "gradients": gathered(
+            {name: p.grad for name, p in model.student.named_parameters()}, keep=True
+        ),
     }
 
 
@@ -80,13 +88,16 @@ CASES: dict[str, dict[str, Any]] = {
     "concepts": {"contrastive": {"positives": "concept"}},
     "other concepts": {"contrastive": {"negatives": "other_concepts"}},
     "no masked images, no local crops": {"mim": {"weight": 0.0}, "crops": {"locals_per_image": 0}},
+    "recomputed blocks": {"recompute_blocks": True},
+    "no predictor": {"contrastive": {"predictor_layers": 0}},
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_ranks_agree_with_one(pool: RankPool, case: str) -> None:
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_ranks_agree_with_one(pool: RankPool, parallel: str, case: str) -> None:
     expected = one_step(tiny_config(**CASES[case]), None, rank=0, size=1)
-    results = pool.run(step_of_rank, CASES[case])
+    results = pool.run(step_of_rank, {**CASES[case], "parallel": parallel})
     losses = torch.stack([result["losses"] for result in results])
     torch.testing.assert_close(losses.mean(dim=0), expected["losses"], atol=1e-5, rtol=1e-5)
     # Each rank has anchors of its own: equal losses would mean equal shares of the batch.
@@ -122,7 +133,7 @@ def draw_of_rank() -> tuple[list[int], float]:
     config = tiny_config(batch_groups=4)
     model = build_model(config.trainer, run_seed=1)
     objective = Objective(config, model.student, model.teacher, dist.group.WORLD)
-    mask = objective.draw_mask(tiny_views(config), step=3)
+    mask = objective.draw_mask(tiny_views(config).num_images, step=3)
     assert mask is not None
     return mask.index_R.tolist(), float(sum(p.sum() for p in model.student.parameters()))
 

@@ -10,7 +10,7 @@ from generators.concepts import Concept, Draw
 from generators.counters import Counters
 from generators.errors import GeneratorError
 from generators.images.quality_gate import QualityGate
-from generators.images.renderer import Rendered
+from generators.images.renderer import Finished, Rendered, Rendering
 from generators.render_loop import RenderLoop
 from online_synclr.stream.group import Group, Recipe
 from tests.stream_helpers import make_recipe
@@ -29,7 +29,7 @@ class Captions:
     def used_up(self) -> bool:
         return not self.left
 
-    def take(self, most: int, timeout_s: float) -> list[Captioned]:
+    def take(self, most: int, timeout_s: float, *, least: int = 1) -> list[Captioned]:
         taken, self.left = self.left[:most], self.left[most:]
         return taken
 
@@ -46,6 +46,9 @@ class Renderer:
         self.batches.append(len(recipes))
         return [Rendered(Group(recipe, picture(recipe.counter)), True) for recipe in recipes]
 
+    def submit(self, recipes: Sequence[Recipe]) -> Rendering:
+        return Finished(self.render(recipes))
+
     def close(self) -> None:
         pass
 
@@ -55,6 +58,31 @@ class Blank(Renderer):
 
     def render(self, recipes: Sequence[Recipe]) -> list[Rendered]:
         return [Rendered(Group(recipe, picture(2)), True) for recipe in recipes]
+
+
+class Device(Renderer):
+    """Renders beside its caller; says what happened in which order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[str] = []
+        self.finished: set[int] = set()
+
+    def submit(self, recipes: Sequence[Recipe]) -> Rendering:
+        self.events.append(f"submit {len(self.batches)} of {len(recipes)}")
+        return DeviceBatch(self, len(self.batches), self.render(recipes))
+
+
+class DeviceBatch:
+    def __init__(self, device: Device, number: int, rendered: list[Rendered]) -> None:
+        self._device, self._number, self._rendered = device, number, rendered
+
+    def done(self) -> bool:
+        return self._number in self._device.finished
+
+    def result(self) -> list[Rendered]:
+        self._device.events.append(f"result {self._number}")
+        return self._rendered
 
 
 def picture(counter: int) -> np.ndarray:
@@ -96,6 +124,8 @@ class Bench:
         return self.waits_left <= 0
 
     def put(self, group: Group, timeout_s: float) -> bool:
+        if isinstance(self.renderer, Device):
+            self.renderer.events.append(f"put {group.recipe.counter}")
         if len(self.taken) < self.room:
             self.taken.append(group.recipe.counter)
             return True
@@ -157,3 +187,69 @@ def test_end_ends_delivery_at_once_and_the_group_is_counted() -> None:
     bench.loop._deliver(Group(make_recipe(0), picture(0)))
     assert bench.now_s < 1.0
     assert bench.values()["groups_abandoned"] == 1
+
+
+def test_a_batch_is_judged_and_delivered_while_the_next_one_renders() -> None:
+    device = Device()
+    bench = Bench(room=100, captions=10, renderer=device)
+    bench.loop.run()
+    assert device.events == [
+        *("submit 0 of 4", "submit 1 of 4", "result 0", "put 0", "put 1", "put 3"),
+        *("submit 2 of 2", "result 1", "put 4", "put 6", "put 7"),
+        *("result 2", "put 9"),
+    ]
+    assert bench.values()["groups_rendered"] == 10
+
+
+def test_what_is_done_already_is_delivered_at_once() -> None:
+    device = Device()
+    device.finished = {0, 1, 2}
+    bench = Bench(room=100, captions=8, renderer=device)
+    bench.loop.run()
+    assert [event[:6] for event in device.events if event[:3] != "put"] == [
+        *("submit", "result", "submit", "result")
+    ]
+
+
+def test_no_part_of_a_batch_is_taken_while_the_device_has_work() -> None:
+    asked: list[tuple[float, int]] = []
+
+    class Slow(Captions):
+        def take(self, most: int, timeout_s: float, *, least: int = 1) -> list[Captioned]:
+            asked.append((timeout_s, least))
+            return [] if least > 1 else super().take(min(most, 3), timeout_s)
+
+    device = Device()
+    bench = Bench(room=100, renderer=device)
+    bench.captions = bench.loop._captions = Slow(6)
+    bench.loop.run()
+    assert [event for event in device.events if event[:3] != "put"] == [
+        *("submit 0 of 3", "result 0", "submit 1 of 3", "result 1")
+    ]
+    assert asked[:3] == [(0.25, 1), (0.0, 4), (0.25, 1)]
+
+
+def test_a_stop_delivers_what_the_device_still_renders() -> None:
+    device = Device()
+    bench = Bench(room=100, captions=1000, renderer=device)
+    bench.loop._stopping = lambda: len(device.batches) == 3
+    bench.loop.run()
+    values = bench.values()
+    assert values["groups_rendered"] == 12 == len(bench.taken) + values["groups_gated"]
+
+
+def test_what_is_under_way_at_end_is_counted() -> None:
+    device = Device()
+    bench = Bench(room=0, captions=1000, renderer=device)
+    bench.loop._stopping = lambda: bench.ended or bench.stop
+    submit = device.submit
+
+    def submit_and_end(recipes: Sequence[Recipe]) -> Rendering:
+        bench.ended = len(device.batches) == 1
+        return submit(recipes)
+
+    device.submit = submit_and_end  # type: ignore[method-assign]
+    bench.loop.run()
+    values = bench.values()
+    assert values["groups_rendered"] == 8
+    assert values["groups_abandoned"] == 8 - values["groups_gated"]

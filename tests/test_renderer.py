@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from generators.errors import GeneratorError, SetupError
+from generators.images import diffusers_renderer
 from generators.images.diffusers_renderer import DiffusersRenderer
 from generators.images.factory import create_renderer
 from generators.images.noise import noise_generator
@@ -18,6 +20,7 @@ from generators.images.pixels import to_uint8
 from generators.images.quality_gate import QualityGate
 from generators.images.renderer import Rendered, re_render
 from generators.images.synthetic_renderer import SyntheticRenderer
+from generators.images.tuning import time_step_to_device
 from online_synclr.config.schema import ImagesConfig
 from online_synclr.stream.group import Recipe
 from tests.tiny_pipeline import save_tiny_pipeline
@@ -160,6 +163,25 @@ def test_scheduler_arguments_reach_the_scheduler(pipeline: Path) -> None:
     assert renderer._pipeline.scheduler.config.timestep_spacing == "trailing"
 
 
+def test_call_arguments_reach_the_pipeline(pipeline: Path) -> None:
+    """The time steps that DMD2 was distilled at are not those that its scheduler would choose."""
+    steps = [999, 749, 499, 249]
+    chosen = make(pipeline, scheduler="lcm", steps=4)
+    asked = make(pipeline, scheduler="lcm", steps=4, call_args={"timesteps": steps})
+    first, second = (made.render([recipe(0)])[0] for made in (chosen, asked))
+    assert asked._pipeline.scheduler.timesteps.tolist() == steps
+    assert chosen._pipeline.scheduler.timesteps.tolist() != steps
+    assert not np.array_equal(first.group.images_mchw, second.group.images_mchw)
+    assert chosen.fingerprint != asked.fingerprint
+
+
+def test_call_arguments_that_the_pipeline_does_not_take_are_one_line(pipeline: Path) -> None:
+    with pytest.raises(
+        SetupError, match=r"images\.call_args: StableDiffusionPipeline takes no max"
+    ):
+        make(pipeline, call_args={"max_sequence_length": 256})
+
+
 def test_negative_prompt_changes_the_picture(pipeline: Path) -> None:
     plain = make(pipeline).render([recipe(0), recipe(1)])[0]
     other = make(pipeline, negative_prompt="a blue owl").render([recipe(0), recipe(1)])[0]
@@ -215,6 +237,151 @@ def test_a_pipeline_that_ignores_its_seeds_is_refused(pipeline: Path) -> None:
     assert QualityGate((2, 3, 32, 32), min_contrast=0.0).reason(rendered) == "identical"
 
 
+def test_decoding_apart_gives_the_pipelines_own_pictures(pipeline: Path) -> None:
+    renderer = make(pipeline)
+    assert renderer._decoder is not None
+    apart = renderer.render([recipe(0), recipe(1)])
+    renderer._decoder = None
+    within = renderer.render([recipe(0), recipe(1)])
+    for one, other in zip(apart, within, strict=True):
+        assert np.array_equal(one.group.images_mchw, other.group.images_mchw)
+
+
+@pytest.mark.parametrize(
+    "vae",
+    [
+        {"scaling_factor": 0.5},
+        {"latents_mean": [0.1, 0.2, 0.3, 0.4], "latents_std": [2.0] * 4},
+        {"shift_factor": 1.0},
+    ],
+)
+def test_a_decoder_is_taken_only_if_its_pictures_are_the_pipelines(
+    pipeline: Path, vae: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This pipeline knows a scale only; where a decoder's settings say more, it decodes itself."""
+    load = diffusers_renderer.load_pipeline
+
+    def loaded(*args: Any) -> Any:
+        made = load(*args)
+        made.vae.register_to_config(**vae)
+        return made
+
+    monkeypatch.setattr(diffusers_renderer, "load_pipeline", loaded)
+    renderer = make(pipeline)
+    assert (renderer._decoder is not None) == (list(vae) == ["scaling_factor"])
+    (rendered,) = renderer.render([recipe(0)])
+    assert rendered.group.images_mchw.shape == (2, 3, 32, 32)
+
+
+def test_many_pictures_are_decoded_in_parts(pipeline: Path) -> None:
+    renderer = make(pipeline)
+    sizes: list[int] = []
+    decode = renderer._pipeline.vae.decode
+
+    def counted(latents: torch.Tensor, **arguments: object) -> object:
+        sizes.append(len(latents))
+        return decode(latents, **arguments)
+
+    renderer._pipeline.vae.decode = counted
+    rendered = renderer.render([recipe(counter) for counter in range(9)])
+    assert sizes == [16, 2]
+    assert len(rendered) == 9
+
+
+def test_the_negative_prompt_is_encoded_once_for_all_batches(pipeline: Path) -> None:
+    renderer = make(pipeline, negative_prompt="a blue owl")
+    rows: list[int] = []
+    encode = renderer._pipeline.text_encoder.forward
+
+    def counted(tokens: torch.Tensor, **arguments: object) -> object:
+        rows.append(len(tokens))
+        return encode(tokens, **arguments)
+
+    renderer._pipeline.text_encoder.forward = counted
+    for first in (0, 3):
+        renderer.render([recipe(first + counter) for counter in range(3)])
+    assert rows == [3, 3]
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler", "lcm", "dpmsolver++"])
+def test_time_steps_stay_on_the_host(pipeline: Path, scheduler: str) -> None:
+    """`meta` stands for a GPU: steps that were made on it could not be looked up."""
+    made = make(pipeline, scheduler=scheduler)._pipeline.scheduler
+    for asked in ((3, "meta"), (3,)):
+        made.set_timesteps(*asked)
+        assert made.timesteps.device.type == "cpu"
+        assert len(made.timesteps) == 3
+
+
+def test_the_unet_gets_its_time_step_on_its_own_device() -> None:
+    """`meta` again: nothing can be copied from it, so nothing was waited for."""
+    step, text = torch.tensor(749), torch.zeros(2)
+    latents = torch.empty(2, 4, 8, 8, device="meta")
+    found = time_step_to_device(None, (latents, step, text))
+    assert found[0] is latents
+    assert (found[1].device.type, found[1].dtype, found[1].shape) == ("meta", step.dtype, ())
+    assert found[2] is text
+    on_host = torch.zeros(2, 4, 8, 8)
+    assert time_step_to_device(None, (on_host, step))[1] is step
+    assert time_step_to_device(None, (latents, 749))[1] == 749
+
+
+def test_channels_last_is_chosen_by_device(pipeline: Path) -> None:
+    def parts(**changes: object) -> tuple[bool, bool]:
+        made = make(pipeline, **changes)._pipeline
+        weights = (made.unet.conv_in.weight, made.vae.decoder.conv_in.weight)
+        last = [weight.is_contiguous(memory_format=torch.channels_last) for weight in weights]
+        return last[0], last[1]
+
+    assert parts() == (False, True)
+    assert parts(channels_last=True) == (True, True)
+    assert parts(channels_last=False) == (False, False)
+
+
+@pytest.mark.parametrize(("asked", "compiled"), [("blocks", False), ("full", True)])
+def test_compiled_pipelines_always_see_the_same_shape(
+    pipeline: Path, asked: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compiled runs as it is here; that it would be the same each time is what counts."""
+    asked_for: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: asked_for.append(module))
+    renderer = make(pipeline, compile=asked, batch_groups=3)
+    kinds = {type(module).__name__ for module in asked_for}
+    assert "Decoder" in kinds
+    assert ("UNet2DConditionModel" in kinds) == compiled
+    assert ("BasicTransformerBlock" in kinds) != compiled
+    sizes: list[int] = []
+    unet = renderer._pipeline.unet.forward
+
+    def counted(latents: torch.Tensor, *args: object, **arguments: object) -> object:
+        sizes.append(len(latents))
+        return unet(latents, *args, **arguments)
+
+    renderer._pipeline.unet.forward = counted
+    full = renderer.render([recipe(counter) for counter in range(3)])
+    short = renderer.render([recipe(0)])
+    assert set(sizes) == {2 * 3 * 2}
+    assert [len(full), len(short)] == [3, 1]
+    assert np.array_equal(full[0].group.images_mchw, short[0].group.images_mchw)
+    assert renderer.fingerprint != make(pipeline).fingerprint
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_under_way_on_a_gpu_are_those_of_the_cpu(pipeline: Path) -> None:
+    settings = {"render_px": 32, "send_px": 16, "steps": 3, "per_caption": 2, "guidance": 2.0}
+    config = ImagesConfig.model_validate({"model": str(pipeline), "dtype": "float32", **settings})
+    renderer = DiffusersRenderer(config, device="cuda")
+    recipes = [recipe(counter) for counter in range(3)]
+    first = renderer.submit(recipes)
+    second = renderer.submit(recipes)
+    rendered = [batch.result() for batch in (first, second)]
+    for one, other in zip(*rendered, strict=True):
+        assert np.array_equal(one.group.images_mchw, other.group.images_mchw)
+    on_host = make(pipeline, send_px=16).render(recipes)
+    for one, other in zip(rendered[0], on_host, strict=True):
+        assert abs(pixels(one) - pixels(other)).max() <= LEVELS
+
+
 class Gives:
     """Stands for a pipeline that makes pictures of one shape, whatever it is asked for."""
 
@@ -239,6 +406,7 @@ def test_pictures_of_another_shape_are_a_wrong_setting(
     pipeline: Path, images: object, mend: str
 ) -> None:
     renderer = make(pipeline)
+    renderer._decoder = None
     good = renderer._pipeline
     renderer._pipeline = Gives(images)
     with pytest.raises(SetupError, match=rf"images\.model=.*{mend}"):
@@ -288,7 +456,7 @@ def test_a_lora_and_another_decoder_change_the_pixels(pipeline: Path, tmp_path: 
         for name in layers
         for part, shape in (("A", (2, unet.get_submodule(name).in_features)), ("B", (32, 2)))
     }
-    save_file(factors, tmp_path / "lora" / "pytorch_lora_weights.safetensors")
+    save_file(factors, tmp_path / "lora" / "one_of_many.safetensors")
     decoder = AutoencoderTiny(
         encoder_block_out_channels=(8, 8),
         decoder_block_out_channels=(8, 8),
@@ -296,10 +464,12 @@ def test_a_lora_and_another_decoder_change_the_pixels(pipeline: Path, tmp_path: 
         num_decoder_blocks=(1, 1),
     )
     decoder.save_pretrained(tmp_path / "vae")
+    lora = {"lora": str(tmp_path / "lora"), "lora_file": "one_of_many.safetensors"}
     plain, tuned, other = (
         make(pipeline, guidance=0.0, **changes)
-        for changes in ({}, {"lora": str(tmp_path / "lora")}, {"vae": str(tmp_path / "vae")})
+        for changes in ({}, lora, {"vae": str(tmp_path / "vae")})
     )
+    assert other._decoder is not None, "a tiny decoder's latents are decoded apart as well"
     (one,), (two,), (three,) = (made.render([recipe(0)]) for made in (plain, tuned, other))
     assert one.group.images_mchw.shape == two.group.images_mchw.shape
     assert not np.array_equal(one.group.images_mchw, two.group.images_mchw)

@@ -14,7 +14,7 @@ from tests.rank_pool import RankPool
 from tests.report_helpers import make_intake, make_peer, make_report, sketch
 from trainer.closing import Ending, summarise
 from trainer.collectives import broadcast_bytes, gather_bytes
-from trainer.distinct import MAX_HASHES, DistinctCounter
+from trainer.distinct import MAX_HASHES, DistinctCounter, count_sketch, merge_sketches
 from trainer.figures import Figures
 from trainer.intake import IntakeCounters
 from trainer.objective.schedules import StepSettings
@@ -119,7 +119,7 @@ def figures_after(seconds: float, before: Totals) -> tuple[dict[str, float], Fig
 
 
 def test_every_metric_is_described() -> None:
-    values, _, _ = figures_after(4.0, Totals())
+    values, _, _ = figures_after(20.0, Totals())
     unknown = [name for name in values if describe(name) is None]
     assert unknown == []
     assert all(isinstance(value, int | float) for value in values.values())
@@ -144,6 +144,19 @@ def test_rates_and_waits_count_from_the_first_step() -> None:
     assert values[metrics.CAPTIONS_REJECTED_SHARE] == pytest.approx(1 / 4)
     assert values[metrics.GROUPS_REJECTED_SHARE] == pytest.approx(1 / 2)
     assert values["throughput_by_generator/g0/share"] == pytest.approx(80 / 120)
+
+
+def test_capacities_are_rates_of_the_time_that_nobody_waited() -> None:
+    early, _, _ = figures_after(4.0, Totals())
+    assert not [name for name in early if name.startswith("capacity/")], "too early to say"
+    values, _, _ = figures_after(20.0, Totals())
+    assert values[metrics.CAPACITY_STEPS] == pytest.approx(10 / 20 / (1 - 0.3))
+    # Two generators for 20 s, 1.04 s of which they waited for credits; half of it was refused.
+    kept, busy_s = (120 - 16) / 2, 40 - (1.2 - 0.16)
+    assert values[metrics.CAPACITY_GENERATOR] == pytest.approx(kept / busy_s)
+    assert values[metrics.CAPACITY_RENDERER] == pytest.approx(kept / busy_s)
+    captions = (120 - 16) / 4
+    assert values[metrics.CAPACITY_CAPTIONS] == pytest.approx(captions / ((120 - 16) / 50))
 
 
 def test_goodbyes_and_evaluation_are_no_part_of_rates_and_waits() -> None:
@@ -239,11 +252,21 @@ def test_distinct_counts_are_close_and_bounded_when_many() -> None:
         counter.add(number.to_bytes(8, "little"))
     assert counter.count() == pytest.approx(8 * MAX_HASHES, rel=0.04)
     assert len(counter.to_bytes()) == 8 * MAX_HASHES
+    assert count_sketch(counter.to_bytes()) == counter.count()
+    before = counter.to_bytes()
+    added = 0
+    while counter.to_bytes() == before:
+        counter.add(f"another {added}".encode())
+        added += 1
+    assert DistinctCounter.from_bytes(counter.to_bytes()).count() == counter.count()
 
 
 def test_merged_sketches_count_the_union() -> None:
     parts = [sketch(range(0, 60)), sketch(range(40, 100)), b""]
     assert DistinctCounter.from_bytes(*parts).count() == 100
+    assert count_sketch(merge_sketches(*parts)) == 100
+    assert merge_sketches(*parts) == DistinctCounter.from_bytes(*parts).to_bytes()
+    assert count_sketch(merge_sketches()) == 0
 
 
 # --- two ranks -----------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import math
 import signal
 import socket
-import subprocess
 from pathlib import Path
 
 import psutil
@@ -11,17 +10,29 @@ import pytest
 
 from online_synclr.ledger.reading import kept_entries, read_ledger
 from online_synclr.ledger.totals import count_ledger
-from online_synclr.paths import PROJECT_DIR
 from tests.torchrun import (
     SYNTHETIC,
     Finished,
     assert_accounts_balance,
-    environment,
+    standalone,
+    start_torchrun,
     torchrun,
-    torchrun_command,
 )
 
 pytestmark = pytest.mark.slow
+
+ONE_TRAINER = ("topology.trainers=1", "topology.generators=1")
+TWO_SHARDED = (
+    "topology.trainers=2",
+    "topology.generators=1",
+    "trainer.parallel=fsdp",
+    "trainer.optimizer.name=adamw",
+)
+
+
+def num_ranks(how: tuple[str, ...]) -> int:
+    """Of a split given as overrides."""
+    return sum(int(text.split("=")[1]) for text in how if text.startswith("topology."))
 
 
 def check_run(run: Finished, steps: int) -> None:
@@ -78,16 +89,7 @@ def test_two_nodes_one_of_them_generators_only(tmp_path: Path) -> None:
             "stream.heartbeat_s=0.2",
             "trainer.steps=16",
         )
-        launchers.append(
-            subprocess.Popen(
-                torchrun_command(run_dir, overrides, launcher),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                cwd=PROJECT_DIR,
-                env=environment(),
-            )
-        )
+        launchers.append(start_torchrun(run_dir, overrides, launcher))
     outputs = [launcher.communicate(timeout=240)[0] for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0], "\n".join(outputs)
     check_run(Finished(0, outputs[0], run_dir), steps=16)
@@ -96,15 +98,22 @@ def test_two_nodes_one_of_them_generators_only(tmp_path: Path) -> None:
     assert sum(shares.values()) == pytest.approx(1)
 
 
-def test_a_restart_continues_with_noise_never_used_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [ONE_TRAINER, TWO_SHARDED], ids=["one trainer", "two sharded"])
+def test_a_restart_continues_with_noise_never_used_before(
+    tmp_path: Path, how: tuple[str, ...]
+) -> None:
     run_dir = tmp_path / "run"
-    first = torchrun(run_dir, *SYNTHETIC, "trainer.steps=4")
+    nproc = num_ranks(how)
+    how = (*how, "monitor.knn_folder=check_set", "monitor.knn_every_steps=2")
+    first = torchrun(run_dir, *SYNTHETIC, *how, "trainer.steps=4", nproc=nproc)
     check_run(first, steps=4)
-    second = torchrun(run_dir, *SYNTHETIC, "trainer.steps=8")
+    second = torchrun(run_dir, *SYNTHETIC, *how, "trainer.steps=8", nproc=nproc)
     check_run(second, steps=8)
     assert (run_dir / "incarnation").read_text() == "2"
     steps = [row["step"] for row in second.metrics if "loss/total" in row]
     assert steps == list(range(1, 9))
+    measured = [row["step"] for row in second.metrics if "knn/accuracy" in row]
+    assert measured == [0, 2, 4, 6, 8]
 
 
 def test_trainers_go_on_with_one_generator_and_name_what_ended_the_other(tmp_path: Path) -> None:
@@ -117,14 +126,7 @@ def test_trainers_go_on_with_one_generator_and_name_what_ended_the_other(tmp_pat
         "generators.restarts_per_hour=0",
         "trainer.steps=30",
     )
-    launcher = subprocess.Popen(
-        torchrun_command(run_dir, overrides, ("--standalone", "--nproc_per_node=3")),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=PROJECT_DIR,
-        env=environment(),
-    )
+    launcher = start_torchrun(run_dir, overrides, standalone(3))
     assert launcher.stdout is not None
     output = []
     for line in launcher.stdout:
@@ -199,21 +201,11 @@ def test_a_second_run_trains_from_the_ledger_of_the_first(tmp_path: Path) -> Non
     assert 0 <= len(source) - len(trained) < 8, "but for less than a batch, all of it"
 
 
-def test_a_stop_signal_ends_with_a_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [ONE_TRAINER, TWO_SHARDED], ids=["one trainer", "two sharded"])
+def test_a_stop_signal_ends_with_a_checkpoint(tmp_path: Path, how: tuple[str, ...]) -> None:
     run_dir = tmp_path / "run"
-    command = torchrun_command(
-        run_dir,
-        (*SYNTHETIC, "trainer.steps=1000000"),
-        ("--standalone", "--nproc_per_node=2"),
-    )
-    launcher = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=PROJECT_DIR,
-        env=environment(),
-    )
+    overrides = (*SYNTHETIC, *how, "trainer.steps=1000000")
+    launcher = start_torchrun(run_dir, overrides, standalone(num_ranks(how)))
     assert launcher.stdout is not None
     output = []
     for line in launcher.stdout:

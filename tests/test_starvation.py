@@ -1,6 +1,6 @@
 """When a shortage of groups is named, and when it ends the run."""
 
-from trainer.starvation import Notice, Starvation
+from trainer.starvation import Starvation
 from trainer.vote import Action, Decision, StopCause
 
 
@@ -9,7 +9,7 @@ def waiting(longest_wait_s: float) -> Decision:
 
 
 def notices(starvation: Starvation, waits_s: list[float]) -> list[float]:
-    return [s for s in waits_s if starvation.on_round(waiting(s))[1] is Notice.NAME]
+    return [s for s in waits_s if starvation.on_round(waiting(s))[1]]
 
 
 def test_a_shortage_is_named_once_every_while() -> None:
@@ -22,7 +22,7 @@ def test_a_shortage_that_is_over_starts_anew() -> None:
     starvation = Starvation(starve_s=30.0, stop_s=None)
     assert notices(starvation, [31.0]) == [31.0]
     step = Decision(Action.STEP)
-    assert starvation.on_round(step) == (step, Notice.NOTHING)
+    assert starvation.on_round(step) == (step, False)
     assert notices(starvation, [5.0, 29.0, 30.0]) == [30.0]
 
 
@@ -31,13 +31,13 @@ def test_it_goes_on_waiting_unless_told_to_stop() -> None:
     assert patient.on_round(waiting(1e6))[0].action is Action.WAIT
     strict = Starvation(starve_s=30.0, stop_s=100.0)
     assert strict.on_round(waiting(99.0))[0].action is Action.WAIT
-    decision, notice = strict.on_round(waiting(101.0))
+    decision, named = strict.on_round(waiting(101.0))
     assert (decision.action, decision.cause) == (Action.STOP, StopCause.STARVED)
     assert (decision.by, decision.missing) == ((1,), (1,))
-    assert notice is Notice.NAME, "whoever is short is named with the end"
+    assert named, "whoever is short is named with the end"
 
 
 def test_another_reason_to_stop_stands() -> None:
     decision = Decision(Action.STOP, cause=StopCause.REQUESTED, by=(0,), longest_wait_s=500.0)
     starvation = Starvation(starve_s=30.0, stop_s=100.0)
-    assert starvation.on_round(decision) == (decision, Notice.NOTHING)
+    assert starvation.on_round(decision) == (decision, False)

@@ -2,7 +2,9 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,23 +14,27 @@ from tests.rank_pool import RankPool
 from tests.tiny_objective import tiny_config
 from tests.tiny_step import CPU, tiny_batch, tiny_step, weights
 from trainer.distributed import Trainers
-from trainer.objective.objective import LossParts
+from trainer.objective.model import StudentOutput
+from trainer.objective.objective import LossParts, Targets
 from trainer.objective.schedules import step_settings
 from trainer.step import TrainStep
-from trainer.step_meter import DivergedLossError, StepMeter, non_finite_flags
+from trainer.step_meter import DivergedLossError, MeterReading, StepMeter, non_finite_flags
 
 
-def poison(step: TrainStep) -> None:
-    """Make the next losses NaN, as an overflow would."""
-    original = step._losses
+def poison(step: TrainStep) -> Callable[[], None]:
+    """Make the next losses NaN, as an overflow would; what is returned ends that."""
+    objective = step._bound_micro_batches()._objective
+    original = objective.compare
 
-    def losses(*arguments: object) -> LossParts:
-        parts = original(*arguments)  # type: ignore[arg-type]
-        return LossParts(
-            parts.total * math.nan, parts.global_, parts.local, parts.mim, parts.metrics
-        )
+    def compare(students: StudentOutput, targets: Targets) -> LossParts:
+        parts = original(students, targets)
+        return replace(parts, total=parts.total * math.nan)
 
-    step._losses = losses  # type: ignore[method-assign]
+    def cure() -> None:
+        objective.compare = original  # type: ignore[method-assign]
+
+    objective.compare = compare  # type: ignore[method-assign]
+    return cure
 
 
 def test_steps_learn() -> None:
@@ -91,8 +97,7 @@ def test_a_step_that_is_not_finite_changes_neither_student_nor_optimiser(name: s
     step(tiny_batch(config, 0), 0)
     before = weights(step)
     moments = copy.deepcopy(_moments(step))
-    losses = step._losses
-    poison(step)
+    cure = poison(step)
     step(tiny_batch(config, 1), 1)
     after = weights(step)
     for name, old in before.items():
@@ -106,7 +111,7 @@ def test_a_step_that_is_not_finite_changes_neither_student_nor_optimiser(name: s
     reading = step.meter.read()
     assert (reading.num_steps, reading.non_finite_steps) == (1, 1)
     assert math.isfinite(reading.means["total"])
-    step._losses = losses  # type: ignore[method-assign]
+    cure()
     step(tiny_batch(config, 2), 2)
     for name in ("cls_token", "blocks.0.attn.qkv.weight"):
         key = f"student.backbone.vit.{name}"
@@ -174,30 +179,55 @@ def ranks() -> Iterator[RankPool]:
 
 
 def train_on_ranks(
-    optimizer: str, poisoned_rank: int | None
-) -> tuple[dict[str, torch.Tensor], int]:
+    poisoned_rank: int | None, settings: dict[str, Any]
+) -> tuple[dict[str, torch.Tensor], MeterReading]:
     group = dist.group.WORLD
     trainers = Trainers(
         index=dist.get_rank(), size=2, device=CPU, device_group=group, cpu_group=group
     )
-    config = tiny_config(optimizer={"name": optimizer})
+    config = tiny_config(**settings)
     step = tiny_step(config, trainers)
+    torch.manual_seed(3)  # for drop path
     for number in range(3):
         if number == 1 and trainers.index == poisoned_rank:
             poison(step)
         step(tiny_batch(config, number, trainers), number)
-    return weights(step), step.meter.read().non_finite_steps
+    return weights(step), step.meter.read()
 
 
 @pytest.mark.parametrize("poisoned_rank", [None, 1])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"optimizer": {"name": "muon"}}, {"parallel": "fsdp"}], ids=str
+)
 def test_all_ranks_have_the_same_weights(
-    ranks: RankPool, optimizer: str, poisoned_rank: int | None
+    ranks: RankPool, settings: dict[str, Any], poisoned_rank: int | None
 ) -> None:
-    (first, bad), (second, bad_too) = ranks.run(train_on_ranks, optimizer, poisoned_rank)
+    (first, read), (second, read_too) = ranks.run(train_on_ranks, poisoned_rank, settings)
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
         assert bool(torch.isfinite(value).all())
     # The poison stays on its rank, so that two of three steps are skipped on both.
-    assert bad == bad_too == (0 if poisoned_rank is None else 2)
+    bad = 0 if poisoned_rank is None else 2
+    assert read.non_finite_steps == read_too.non_finite_steps == bad
+
+
+@pytest.mark.parametrize("clip_grad_norm", [0.0, 0.01])
+@pytest.mark.parametrize("poisoned_rank", [None, 0])
+def test_shards_learn_what_whole_networks_do(
+    ranks: RankPool, poisoned_rank: int | None, clip_grad_norm: float
+) -> None:
+    """Three steps of student, optimiser and average; two of them skipped with the poison."""
+    fast = {"peak_lr": 1e-3, "warmup_steps": 1, "clip_grad_norm": clip_grad_norm}
+    settings: dict[str, Any] = {"optimizer": {**fast, "ema": [0.9, 0.9]}, "drop_path": 0.2}
+    start = weights(tiny_step(tiny_config(**settings)))
+    whole, read = ranks.run(train_on_ranks, poisoned_rank, settings)[0]
+    settings["parallel"] = "fsdp"
+    sharded, read_too = ranks.run(train_on_ranks, poisoned_rank, settings)[0]
+    assert read_too.means == pytest.approx(read.means, rel=1e-4)
+    assert start.keys() == whole.keys() == sharded.keys()
+    for network in ("student", "teacher"):
+        names = [name for name in start if name.startswith(network)]
+        furthest = max(float((whole[name] - start[name]).abs().max()) for name in names)
+        apart = max(float((whole[name] - sharded[name]).abs().max()) for name in names)
+        assert apart < furthest / 100, (network, apart, furthest)

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -50,20 +51,23 @@ def test_every_group_arrives_once_and_in_order(endpoint: Endpoint) -> None:
     assert sink.most_in_flight <= 4
 
 
-def test_large_groups_are_kept_as_views() -> None:
-    shape = (4, 3, 128, 128)
-    sink = FakeSink()
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_groups_land_where_the_sink_wants_them(encoding: str) -> None:
+    class OnePlace(FakeSink):
+        memory = np.zeros(SHAPE, np.uint8)
+
+        def place(self, shape: Sequence[int]) -> np.ndarray:
+            return self.memory.reshape(shape)
+
+    sink = OnePlace(room=1)
     with (
-        receiving(sink, image_shape=shape) as receiver,
-        sending(receiver.address, make_hello(shape=shape)) as sender,
+        receiving(sink) as receiver,
+        sending(receiver.address, make_hello(), encoding=encoding) as sender,
     ):
-        for counter in range(20):
-            assert sender.put(make_group(counter, shape), LONG_S)
-        assert sender.close(LONG_S)
-        assert len(sink.groups) == 20
-        for counter, group in enumerate(sink.groups):
-            assert np.array_equal(group.images_mchw, images_of(counter, shape))
-            assert not group.images_mchw.flags.owndata
+        put_all(sender, range(1))
+        assert sink.arrived(1)
+    assert np.shares_memory(sink.groups[0].images_mchw, sink.memory)
+    assert sink.memory.any()
 
 
 def test_jpeg_groups_arrive() -> None:

@@ -1,5 +1,6 @@
 """A whole trainer in this process, fed over the real stream by a generator that is a thread."""
 
+import itertools
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from online_synclr.stream.errors import StreamError
 from online_synclr.stream.group import Group
 from online_synclr.stream.messages import Hello
 from online_synclr.stream.receiver import Receiver
+from online_synclr.stream.ring_memory import TrainerRing
 from online_synclr.stream.sender import Sender
 from online_synclr.topology import Member, RankEnv, Roster
 from tests.full_disk import files_end_at
@@ -155,6 +157,24 @@ def checkpoints(config: Config) -> list[str]:
     return sorted(path.name for path in (config.run.dir / "checkpoints").iterdir())
 
 
+@pytest.mark.parametrize("shared_memory", ["auto", "never"])
+def test_groups_lie_in_shared_memory_unless_it_is_not_wanted(
+    shared_memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, positions = TrainerRing.read, []
+
+    def noting(ring: TrainerRing, position: int, out_mchw: np.ndarray) -> None:
+        read(ring, position, out_mchw)
+        positions.append(position)
+
+    monkeypatch.setattr(TrainerRing, "read", noting)
+    stream = {"heartbeat_s": 0.2, "shared_memory": shared_memory}
+    code, summary, _ = play(make_config(tmp_path / "run", steps=3, stream=stream))
+    assert code == 0
+    assert summary.check_identities() == []
+    assert len(positions) == (summary.groups_received if shared_memory == "auto" else 0)
+
+
 def test_a_run_a_resume_and_what_they_count(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,13 +263,14 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_but_no_step(
 def test_a_diverged_loss_tells_the_generators_and_writes_no_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    losses = Objective.losses
+    compare = Objective.compare
+    steps = itertools.count()
 
     def break_from_step_3(self: Objective, *arguments: Any) -> LossParts:
-        parts = losses(self, *arguments)
-        return replace(parts, total=parts.total * math.nan) if arguments[-1] >= 3 else parts
+        parts = compare(self, *arguments)
+        return replace(parts, total=parts.total * math.nan) if next(steps) >= 3 else parts
 
-    monkeypatch.setattr(Objective, "losses", break_from_step_3)
+    monkeypatch.setattr(Objective, "compare", break_from_step_3)
     config = make_config(tmp_path / "run", steps=1000)
     trainer = config.trainer.model_copy(update={"max_non_finite_steps": 3})
     config = config.model_copy(update={"trainer": trainer})

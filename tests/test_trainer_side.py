@@ -121,7 +121,7 @@ def test_a_group_under_a_credit_is_inserted() -> None:
     ("hello", "words"),
     [
         (make_hello(run_id="other"), ["run id 'other'", "'run-1'"]),
-        (msgspec.structs.replace(make_hello(), protocol=9), ["protocol version 9", "speaks 3"]),
+        (msgspec.structs.replace(make_hello(), protocol=9), ["protocol version 9", "speaks 4"]),
         (make_hello(shape=(2, 3, 8, 9)), ["(2, 3, 8, 9)", "images.send_px"]),
     ],
 )
@@ -402,7 +402,8 @@ def test_a_month_of_restarts_is_kept_in_a_few_records() -> None:
     (view,) = bench.side.views(0.0)
     assert view.counters == {"images_rendered": 100.0, "rss_bytes": 49.0, "restarts": 50.0}
     assert (view.sent, view.received, view.lost) == (150, 50, 100)
-    assert bench.side.num_records == 6, "two roles: the past, the last one replaced, the present"
+    records = list(bench.side._peers.records())
+    assert len(records) == 6, "two roles: the past, the last one replaced, the present"
     counts = bench.side.counters()
     assert counts.sent == counts.received + counts.lost == 150
     # Who is remembered by name only is not let in again, whatever else has been forgotten of it.
@@ -494,8 +495,9 @@ def test_names_of_those_long_gone_make_room(monkeypatch: pytest.MonkeyPatch) -> 
         bench.say(hello, Bye(counters={"images_rendered": 2.0}, sent=1))
         bench.now_s += 1.0
     views = {view.generator_id: view for view in bench.side.views(bench.now_s)}
-    assert sorted(views) == ["others", "pod-3", "pod-4", "pod-5"]
-    assert (views["others"].received, views["others"].counters) == (3, {"images_rendered": 6.0})
+    others = peer_book.OTHERS
+    assert sorted(views) == [others, "pod-3", "pod-4", "pod-5"]
+    assert (views[others].received, views[others].counters) == (3, {"images_rendered": 6.0})
     assert bench.side.counters().received == 6
     for name in ("a", "b", "c", "g7"):
         hello = make_hello(name)

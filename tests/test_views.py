@@ -6,18 +6,19 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from online_synclr.config.schema import AugmentConfig, CropsConfig
+from trainer.objective.augment_apply import IMAGENET_MEAN, IMAGENET_STD
 from trainer.objective.augment_blur import blur_radius, gaussian_blur, scaled_sigmas
-from trainer.objective.augment_colour import Blend, blend, grey_of, shift_hue, solarise
-from trainer.objective.augment_crop import (
+from trainer.objective.augment_colour import Blend, blend_, grey_of, shift_hue_, solarise
+from trainer.objective.augment_crop import draw_boxes
+from trainer.objective.augment_params import CropSettings, draw_crop, seen_boxes
+from trainer.objective.augment_resample import (
     down_and_up_matrix,
-    draw_boxes,
     resample,
-    resample_matrices,
+    resample_taps,
     rows_first,
 )
-from trainer.objective.augment_params import CropSettings, draw_crop
 from trainer.objective.rng import step_generator
-from trainer.objective.views import IMAGENET_MEAN, IMAGENET_STD, ViewMaker
+from trainer.objective.views import ViewMaker
 
 TOLERANCE = 1e-5
 GREY_LEVEL = 1 / 255
@@ -32,6 +33,10 @@ def float_crops(num: int, side: int = 24, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     crops = torch.rand((num, 3, side, side), generator=generator)
     crops[0, :, 2:9, 2:9] = 0.5  # grey pixels have no hue
+    for channel in range(3):  # two channels that are equal, above or below the third
+        rows = slice(10 + 4 * channel, 14 + 4 * channel)
+        crops[0, channel, rows] = crops[0, channel - 1, rows]
+    crops[1, :, 3:6] = crops[1, :, 3:6].round()  # black, white and the six pure colours
     return crops
 
 
@@ -39,15 +44,16 @@ def generator(step: int = 0, rank: int = 0) -> torch.Generator:
     return step_generator("views", run_seed=7, incarnation=1, rank=rank, step=step)
 
 
-@pytest.mark.parametrize("out", [13, 32, 64])
-def test_crops_are_torchvisions_antialiased_bicubic_ones(out: int) -> None:
+@pytest.mark.parametrize("of_the_box_only", [False, True])
+@pytest.mark.parametrize("out", [5, 13, 32, 64])
+def test_crops_are_torchvisions_antialiased_bicubic_ones(out: int, of_the_box_only: bool) -> None:
     images = noise_images(12)
     boxes = draw_boxes(12, 40, 48, (0.05, 1.0), generator())
     flips = torch.arange(12) % 2 == 0
     tops, lefts, heights, widths = boxes.unbind(1)
-    rows = resample_matrices(tops, heights, side=40, out=out)
-    columns = resample_matrices(lefts, widths, side=48, out=out, flips_N=flips)
-    crops = resample(rows_first(images), rows, columns)
+    rows = resample_taps(tops, heights, side=40, out=out).matrices()
+    columns = resample_taps(lefts, widths, side=48, out=out, flips_N=flips).matrices()
+    crops = resample(rows_first(images), rows, columns, boxes.tolist() if of_the_box_only else None)
     for sample in range(12):
         box = boxes[sample].tolist()
         expected = tv.resized_crop(
@@ -63,8 +69,8 @@ def test_crops_are_within_a_grey_level_of_torchvisions_uint8_path() -> None:
     images = 80 + noise_images(6) // 3
     boxes = draw_boxes(6, 40, 48, (0.3, 1.0), generator())
     tops, lefts, heights, widths = boxes.unbind(1)
-    rows = resample_matrices(tops, heights, side=40, out=20)
-    columns = resample_matrices(lefts, widths, side=48, out=20)
+    rows = resample_taps(tops, heights, side=40, out=20).matrices()
+    columns = resample_taps(lefts, widths, side=48, out=20).matrices()
     crops = resample(rows_first(images), rows, columns)
     for sample in range(6):
         rounded = tv.resized_crop(
@@ -72,6 +78,29 @@ def test_crops_are_within_a_grey_level_of_torchvisions_uint8_path() -> None:
         )
         worst = (crops[sample] - rounded.float() / 255).abs().max()
         assert worst <= 1.5 * GREY_LEVEL
+
+
+def test_a_box_has_all_pixels_that_a_crop_weighs() -> None:
+    augment = AugmentConfig(downsample=0.5, downsample_px=(8, 12, 64))
+    settings = CropSettings(augment, (0.05, 0.3), (0.1, 2.0), torch.zeros(20), torch.zeros(20))
+    params = draw_crop(settings, height=40, width=48, generator=generator())
+    boxes = seen_boxes(params, 40, 48)
+    whole = set(torch.cat([params.downsample[8], params.downsample[12]]).tolist())
+    assert 0 < len(whole) < 20
+    for sample, box in enumerate(boxes):
+        assert box == (
+            (0, 0, 40, 48) if sample in whole else tuple(params.boxes_N4[sample].tolist())
+        )
+
+
+def test_pixels_outside_of_the_boxes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    augment = AugmentConfig(downsample=0.5, downsample_px=(8, 12, 64))
+    make = ViewMaker(CropsConfig(global_px=24, local_px=16, locals_per_image=2), augment)
+    of_boxes = make(noise_images(12), generator())
+    monkeypatch.setattr("trainer.objective.views.seen_boxes", lambda *_: None)
+    of_all = make(noise_images(12), generator())
+    torch.testing.assert_close(of_boxes.globals_, of_all.globals_, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(of_boxes.locals_, of_all.locals_, atol=TOLERANCE, rtol=0)
 
 
 def test_without_antialiasing_the_agreement_would_fail() -> None:
@@ -117,8 +146,8 @@ def weights(gain: list[float], grey: list[float], mean: list[float]) -> Blend:
 def test_blends_are_torchvisions_adjustments() -> None:
     crops = float_crops(5)
     # Sample 0 brightness, 1 contrast, 2 saturation, 3 nothing, 4 greyscale.
-    mixed = blend(
-        crops,
+    mixed = blend_(
+        crops.clone(),
         weights([1.3, 0.7, 1.2, 1.0, 0.0], [0.0, 0.0, -0.2, 0.0, 1.0], [0.0, 0.3, 0.0, 0.0, 0.0]),
     )
     expected = [
@@ -131,12 +160,24 @@ def test_blends_are_torchvisions_adjustments() -> None:
     torch.testing.assert_close(mixed, torch.stack(expected), atol=TOLERANCE, rtol=0)
 
 
+def test_weights_that_no_sample_has_are_left_out() -> None:
+    full = weights([1.2, 0.7, 0.9], [-0.2, 0.0, 0.0], [0.0, 0.3, 0.0])
+    for chosen, grey, mean in (([0, 2], True, False), ([1], False, True), ([2], False, False)):
+        part = full.map(lambda values, chosen=chosen: values[chosen]).without_idle()
+        assert part is not None
+        assert (part.grey_weight_N is not None, part.mean_weight_N is not None) == (grey, mean)
+        crops = float_crops(3)
+        expected = blend_(crops.clone(), full)[chosen]
+        torch.testing.assert_close(blend_(crops[chosen], part), expected, atol=TOLERANCE, rtol=0)
+    assert weights([1.0, 1.0], [0.0, 0.0], [0.0, 0.0]).without_idle() is None
+
+
 def test_hue_is_torchvisions() -> None:
     crops = float_crops(5)
     turns = torch.tensor([-0.5, -0.1, 0.0, 0.07, 0.5])
     expected = [tv.adjust_hue(crop, turn) for crop, turn in zip(crops, turns.tolist(), strict=True)]
     torch.testing.assert_close(
-        shift_hue(crops, turns), torch.stack(expected), atol=TOLERANCE, rtol=0
+        shift_hue_(crops.clone(), turns), torch.stack(expected), atol=TOLERANCE, rtol=0
     )
 
 
@@ -171,8 +212,8 @@ def test_a_whole_jitter_is_torchvisions_in_each_samples_own_order() -> None:
     mixed, orders = crops.clone(), [""] * 16
     expected = [crop.clone() for crop in crops]
     for step in params.jitter:
-        mixed = blend(mixed, step.blend)
-        mixed[step.hue.index_K] = shift_hue(mixed[step.hue.index_K], step.hue.values_K)
+        mixed = blend_(mixed.clone(), step.blend)
+        mixed[step.hue.index_K] = shift_hue_(mixed[step.hue.index_K], step.hue.values_K)
         turns = dict(zip(step.hue.index_K.tolist(), step.hue.values_K.tolist(), strict=True))
         for sample in range(16):
             gain = step.blend.gain_N[sample].item()
@@ -206,6 +247,16 @@ def test_views_have_their_shapes_and_are_normalised() -> None:
         assert tensor.std(dim=(0, 2, 3)).max() < 1e-4
 
 
+def test_views_in_bf16_are_the_float32_ones_rounded_once() -> None:
+    crops = CropsConfig(global_px=24, local_px=16)
+    images = noise_images(6)
+    exact = ViewMaker(crops, AugmentConfig())(images, generator())
+    rough = ViewMaker(crops, AugmentConfig(), torch.bfloat16)(images, generator())
+    for views, expected in ((rough.globals_, exact.globals_), (rough.locals_, exact.locals_)):
+        assert views.dtype == torch.bfloat16
+        assert torch.equal(views, expected.bfloat16())
+
+
 def test_views_are_crop_major() -> None:
     crops = CropsConfig(global_px=16, local_px=16, globals_per_image=2, locals_per_image=2)
     quiet = AugmentConfig(jitter=0, grey=0, solarise=0)
@@ -228,6 +279,25 @@ def test_the_generator_decides_and_samples_differ() -> None:
     for one in range(6):
         for other in range(one):
             assert not torch.equal(first.globals_[one], first.globals_[other])
+
+
+@pytest.mark.parametrize("chosen", [[0, 3, 4, 8], [7], list(range(9))])
+def test_views_of_some_images_are_those_of_the_whole_batch(chosen: list[int]) -> None:
+    crops = CropsConfig(global_px=24, local_px=16, globals_per_image=2, locals_per_image=3)
+    make = ViewMaker(crops, AugmentConfig(downsample=0.5, downsample_px=(8, 12)))
+    images = noise_images(9)
+    whole = make(images, generator())
+    rows = torch.tensor(chosen)
+    height, width = images.shape[2:]
+    params = make.draw(9, height=height, width=width, generator=generator())
+    some = make.make(images[rows], params.of_images(rows))
+    assert some.num_images == len(chosen)
+    for part, of_all in ((some.globals_, whole.globals_), (some.locals_, whole.locals_)):
+        expected = of_all.unflatten(0, (-1, 9))[:, rows].flatten(0, 1)
+        torch.testing.assert_close(part, expected, atol=TOLERANCE, rtol=0)
+    only = make.make(images[rows], params.of_images(rows).only_globals())
+    assert torch.equal(only.globals_, some.globals_)
+    assert only.locals_.shape == (0, 3, 16, 16)
 
 
 def test_two_global_crops_of_an_image_are_of_different_halves() -> None:
@@ -253,7 +323,7 @@ def test_probabilities_are_those_of_the_settings() -> None:
     shares = {
         "flip": params.flips_N.float().mean().item(),
         "jitter": jittered / num,
-        "grey": params.grey.grey_weight_N.mean().item(),
+        "grey": params.grey_K.numel() / num,
         "blur": params.blur.index_K.numel() / num,
         "solarise": params.solarise_K.numel() / num,
         "downsample": low / num,

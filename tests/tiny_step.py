@@ -8,6 +8,7 @@ from online_synclr.stream.group import Group, Recipe
 from trainer.batch import Batch, BatchMaker
 from trainer.distributed import Trainers
 from trainer.objective.model import build_model
+from trainer.objective.shards import gathered
 from trainer.step import TrainStep
 
 CPU = torch.device("cpu")
@@ -17,7 +18,7 @@ SIDE_PX = 20
 
 def tiny_step(config: Config, trainers: Trainers = ALONE) -> TrainStep:
     """A fresh step; equal settings give equal weights."""
-    model = build_model(config.trainer, run_seed=config.run.seed)
+    model = build_model(config.trainer, run_seed=config.run.seed, device=trainers.device)
     return TrainStep(config, model=model, trainers=trainers, incarnation=1)
 
 
@@ -57,10 +58,10 @@ def tiny_batch(config: Config, step: int, trainers: Trainers = ALONE) -> Batch:
 
 
 def weights(step: TrainStep) -> dict[str, torch.Tensor]:
-    """Copies of all weights of student and teacher."""
+    """Copies of all weights of student and teacher, whole; every trainer calls it."""
     networks = {"student": step.model.student, "teacher": step.model.teacher}
     return {
         f"{name}.{key}": value.clone()
         for name, network in networks.items()
-        for key, value in network.state_dict().items()
+        for key, value in gathered(network.state_dict(), keep=True).items()
     }

@@ -61,13 +61,31 @@ def torchrun_command(run_dir: Path, overrides: Sequence[str], launcher: Sequence
     ]
 
 
+def start_torchrun(
+    run_dir: Path, overrides: Sequence[str], launcher: Sequence[str]
+) -> "subprocess.Popen[str]":
+    """Start one launcher; its ranks' whole output comes through its `stdout`."""
+    return subprocess.Popen(
+        torchrun_command(run_dir, overrides, launcher),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=PROJECT_DIR,
+        env=environment(),
+    )
+
+
+def standalone(num_ranks: int) -> tuple[str, str]:
+    """Launcher arguments of a run on this machine alone, on a port of torchrun's choosing."""
+    return ("--standalone", f"--nproc_per_node={num_ranks}")
+
+
 def torchrun(
     run_dir: Path, *overrides: str, nproc: int = 2, timeout_s: float = 240, **env: str
 ) -> Finished:
     """Run to the end on this machine, on a port of torchrun's own choosing."""
-    launcher = ("--standalone", f"--nproc_per_node={nproc}")
     done = subprocess.run(
-        torchrun_command(run_dir, overrides, launcher),
+        torchrun_command(run_dir, overrides, standalone(nproc)),
         capture_output=True,
         text=True,
         timeout=timeout_s,

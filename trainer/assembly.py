@@ -31,8 +31,10 @@ from trainer.intake import Intake, build_intake
 from trainer.ledger import open_ledger
 from trainer.loop import LoopParts, TrainLoop
 from trainer.objective.model import build_model
+from trainer.pinning import pin
 from trainer.reporter import Reporter
 from trainer.role import TrainerRole
+from trainer.shared_probe import SharedProbe
 from trainer.starvation import Starvation
 from trainer.step import TrainStep
 from trainer.stop import StopRequest
@@ -110,7 +112,9 @@ def _make_receiver(config: Config, role: TrainerRole, intake: Intake) -> Receive
         credits_per_generator=stream.credits_per_generator,
         silence_s=stream.silence_s,
         max_group_bytes=stream.max_group_bytes,
+        io_threads=stream.io_threads,
         keys=keys,
+        shared_memory_bytes=stream.shared_memory_bytes if stream.shared_memory == "auto" else 0,
         say=lambda text: _say(role, text),
     )
 
@@ -129,6 +133,7 @@ def build_loop(
     Raises:
         ConfigError: the model cannot be built, or the checkpoint or kNN folder cannot be used.
     """
+    pin_pool(role, trainers, stream.intake)
     probe = KnnProbe(config, trainers.device) if role.is_first else None
     path = None
     if role.is_first:
@@ -159,7 +164,7 @@ def build_loop(
     monitor = _build_monitor(config, role, restored) if role.is_first else None
     first = None
     if probe is not None and monitor is not None:
-        first = _build_first(config, train, stream, probe, monitor, history)
+        first = _build_first(config, stream, probe, monitor, history)
     parts = LoopParts(
         config=config,
         role=role,
@@ -186,9 +191,23 @@ def build_loop(
         starvation=build_starvation(config),
         watch=stream.watch,
         first=first,
+        probe=SharedProbe(config, train.model.teacher, trainers, first),
     )
     loop = TrainLoop(parts, start_step=restored.step)
     return Built(parts=parts, loop=loop, history=history, monitor=monitor)
+
+
+def pin_pool(role: TrainerRole, trainers: Trainers, intake: Intake) -> None:
+    """Have a GPU read batches where groups landed; without that, they are copied once more."""
+    if trainers.device.type != "cuda":
+        return
+    error = pin(intake.memory, trainers.device)
+    if error is not None:
+        _say(
+            role,
+            f"the pool's {intake.memory.nbytes} bytes cannot be page-locked ({error}), so batches "
+            "are copied once more on their way to the GPU; lower pool.max_bytes",
+        )
 
 
 def build_step(config: Config, role: TrainerRole, trainers: Trainers) -> TrainStep:
@@ -244,7 +263,6 @@ def _build_monitor(config: Config, role: TrainerRole, restored: Restored) -> Mon
 
 def _build_first(
     config: Config,
-    train: TrainStep,
     stream: StreamEnd,
     probe: KnnProbe,
     monitor: Monitor,
@@ -257,7 +275,6 @@ def _build_first(
             config, history.restored.totals, attempts=history.attempts, saves=history.saves
         ),
         probe=probe,
-        backbone=train.model.teacher.backbone,
         watch=stream.watch,
         start_step=history.restored.step,
     )

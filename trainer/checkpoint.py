@@ -23,6 +23,7 @@ from trainer.collectives import gather_bytes
 from trainer.distributed import Trainers
 from trainer.intake import Intake, IntakeState
 from trainer.objective.optimizer import StudentOptimizer
+from trainer.objective.shards import gathered, load_weights
 from trainer.step import TrainStep
 from trainer.totals import Totals
 
@@ -70,6 +71,12 @@ def save(
     """
     mine = msgspec.msgpack.encode(_rank_state(intake, trainers.device))
     ranks = gather_bytes(mine, trainers.cpu_group)
+    networks = {
+        "student": train.model.student.state_dict(),
+        "teacher": train.model.teacher.state_dict(),
+        "optimizer": train.optimizer.state_dict(),
+    }
+    networks = gathered(networks, keep=trainers.is_first)
     if not trainers.is_first:
         return None
     assert totals is not None
@@ -78,9 +85,7 @@ def save(
         "format": FORMAT,
         "step": step,
         "config": config_yaml,
-        "student": train.model.student.state_dict(),
-        "teacher": train.model.teacher.state_dict(),
-        "optimizer": train.optimizer.state_dict(),
+        **networks,
         "ranks": [as_tensor(rank) for rank in ranks],
         "totals": as_tensor(totals.encode()),
     }
@@ -141,8 +146,8 @@ def restore(
     _check_format(state)
     _check_size(state, config, trainers)
     _check_shapes(state, train, config)
-    train.model.student.load_state_dict(state["student"])
-    train.model.teacher.load_state_dict(state["teacher"])
+    load_weights(train.model.student, state["student"])
+    load_weights(train.model.teacher, state["teacher"])
     _load_optimizer(train.optimizer, state["optimizer"], config)
     ranks = [msgspec.msgpack.decode(as_bytes(rank), type=RankState) for rank in state["ranks"]]
     _load_ranks(ranks, intake, trainers)

@@ -22,6 +22,7 @@ from typing import IO, Any, Final
 import torch
 
 from online_synclr.config import ConfigError
+from online_synclr.disk import sync_folder
 
 FILE_NAME = "checkpoint.pt"
 END: Final = b"PK\x05\x06"
@@ -59,7 +60,7 @@ def write_checkpoint(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    _sync_folder(folder)
+    sync_folder(folder)
     return final
 
 
@@ -226,7 +227,7 @@ def _write_all(partial: Path, state: dict[str, Any], texts: Mapping[str, str]) -
     for name, text in texts.items():
         with _synced(partial / name) as handle:
             handle.write(text.encode())
-    _sync_folder(partial)
+    sync_folder(partial)
 
 
 def _reads_complete(path: Path) -> bool:
@@ -251,11 +252,3 @@ def _synced(path: Path) -> Iterator[IO[bytes]]:
         yield handle
         handle.flush()
         os.fsync(handle.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from online_synclr.names_kept import forget_gone
 from online_synclr.stream.failures import MAX_FIRST, MAX_LATEST
 from online_synclr.stream.messages import engine_start
 from online_synclr.stream.peers import PeerView
@@ -82,7 +83,8 @@ class FailureTeller:
         self._told: dict[str, dict[tuple[str, int, int, str], None]] = {}
 
     def lines(self, failures: Mapping[str, Sequence[FailureReport]]) -> list[str]:
-        """What was not told yet."""
+        """What was not told yet. Generators that are left out are forgotten when they are many."""
+        forget_gone(self._told, here=failures)
         return [
             _line(generator, report)
             for generator, reports in failures.items()

@@ -2,18 +2,23 @@
 
 import time
 from collections.abc import Callable
+from typing import Final
 
 from online_synclr.attempts import Attempts
 from online_synclr.config import Config
 from online_synclr.monitor import metrics
 from online_synclr.monitor.rates import RateBoard
 from online_synclr.monitor.refusal_watch import RefusalWatch
+from online_synclr.stream.peer_book import OTHERS
 from trainer.objective.schedules import StepSettings
 from trainer.report import GeneratorReport, Merged, add_counts
 from trainer.save_record import SaveRecord
 from trainer.totals import Totals, refused
 
 TRAINERS = "trainers"
+CURVES_S: Final = 10.0
+"""Curves of single generators are drawn no closer than this: rates are over a longer window."""
+
 _GENERATOR_COUNTERS = (
     "images_rendered",
     "captions_accepted",
@@ -21,12 +26,19 @@ _GENERATOR_COUNTERS = (
     "wait_s/captions",
     "wait_s/credits",
     "wait_s/caption_queue_full",
+    "busy_s/llm",
+    "groups_rendered",
+    "groups_gated",
 )
 _GENERATOR_WAITS = {
     metrics.WAIT_CAPTIONS: "wait_s/captions",
     metrics.WAIT_CREDITS: "wait_s/credits",
     metrics.WAIT_CAPTIONER: "wait_s/caption_queue_full",
 }
+_SETTLED_S = 10.0
+"""After so long the first batches no longer decide what a side seems able to do."""
+_LEAST_BUSY = 0.01
+"""Share of time; what hardly ever works shows little of what it could do."""
 
 
 class Figures:
@@ -63,6 +75,7 @@ class Figures:
         """When each generator that is here now was first heard of, or came back."""
         self._gone_s = 0.0
         """Time that generators were here, added up at their leaving; since the first step."""
+        self._curves_due_s = self._start_s
         self.refusals = RefusalWatch(config)
         """Of captions and groups, lately."""
 
@@ -86,6 +99,7 @@ class Figures:
             **self._losses(merged),
             **self._throughput(),
             **self._waits(merged),
+            **self._capacities(),
             **_stream(merged, self._before),
             **_pool(merged),
             **_ledger(merged, self._before),
@@ -109,10 +123,7 @@ class Figures:
 
         Time is taken from this trainer's clock: a STATUS mixes readings of several moments.
         """
-        now_s = self._now_s()
-        elapsed_s = self._gone_s + sum(
-            now_s - max(self._start_s, since_s) for since_s in self._here_since_s.values()
-        )
+        elapsed_s = self._generators_s()
         if elapsed_s <= 0:
             return dict.fromkeys(_GENERATOR_WAITS, 0.0)
         return {
@@ -124,6 +135,13 @@ class Figures:
         """Each generator's part of the images rendered."""
         return self._board.shares("images_rendered")
 
+    def _generators_s(self) -> float:
+        """Time since the first step, added up over the generators that were here."""
+        now_s = self._now_s()
+        return self._gone_s + sum(
+            now_s - max(self._start_s, since_s) for since_s in self._here_since_s.values()
+        )
+
     def _now_s(self) -> float:
         return self._clock() if self._stop_s is None else self._stop_s
 
@@ -133,8 +151,14 @@ class Figures:
     def _note(self, merged: Merged, step: int) -> None:
         now_s = self._clock()
         self.trainer_waits = dict(merged.waits)
-        self.refusals.note({one.generator_id: one.counters for one in merged.generators})
-        for generator in merged.generators:
+        # Those folded into OTHERS were counted under their own names.
+        named = [one for one in merged.generators if one.generator_id != OTHERS]
+        self.refusals.note({one.generator_id: one.counters for one in named})
+        known = {one.generator_id for one in named}
+        self._board.retire({TRAINERS, *known})
+        for name in self._here_since_s.keys() - known:
+            self._note_leaving(name, now_s)
+        for generator in named:
             self._note_presence(generator, now_s)
             for counter in _GENERATOR_COUNTERS:
                 reading = generator.counters.get(counter, 0.0)
@@ -147,8 +171,11 @@ class Figures:
     def _note_presence(self, generator: GeneratorReport, now_s: float) -> None:
         if generator.alive:
             self._here_since_s.setdefault(generator.generator_id, now_s)
-            return
-        since_s = self._here_since_s.pop(generator.generator_id, None)
+        else:
+            self._note_leaving(generator.generator_id, now_s)
+
+    def _note_leaving(self, generator_id: str, now_s: float) -> None:
+        since_s = self._here_since_s.pop(generator_id, None)
         if since_s is not None:
             self._gone_s += now_s - max(self._start_s, since_s)
 
@@ -169,6 +196,15 @@ class Figures:
             metrics.GENERATOR_IMAGES: board.recent_per_s("images_rendered"),
             metrics.GENERATOR_CAPTIONS: board.recent_per_s("captions_accepted"),
         }
+        return {**values, **self._curves_by_generator()}
+
+    def _curves_by_generator(self) -> dict[str, float]:
+        """Of each that is here, when they are due: a crowd's would cost more than all the rest."""
+        now_s, board = self._clock(), self._board
+        if now_s < self._curves_due_s:
+            return {}
+        self._curves_due_s = now_s + CURVES_S
+        values = {}
         shares = self.generator_shares()
         # Of those that left nothing more is told here: on spot machines they become thousands.
         for generator in self._here_since_s:
@@ -182,6 +218,25 @@ class Figures:
     def _waits(self, merged: Merged) -> dict[str, float]:
         trainers = {f"wait/trainer_{cause}": share for cause, share in merged.waits.items()}
         return {**trainers, **self.generator_waits()}
+
+    def _capacities(self) -> dict[str, float]:
+        """What each side would do if it never waited for the other; empty at first."""
+        if self._now_s() - self._start_s < _SETTLED_S:
+            return {}
+        trainers_busy = max(_LEAST_BUSY, 1.0 - sum(self.trainer_waits.values()))
+        values = {metrics.CAPACITY_STEPS: self.whole_per_s("steps") / trainers_busy}
+        generators_s, since = self._generators_s(), self._since_start
+        busy_s = max(_LEAST_BUSY * generators_s, generators_s - since("wait_s/credits"))
+        if busy_s > 0:
+            refused_share = since("groups_gated") / max(1.0, since("groups_rendered"))
+            images = since("images_rendered") * (1.0 - refused_share)
+            render_s = max(_LEAST_BUSY * generators_s, busy_s - since("wait_s/captions"))
+            values[metrics.CAPACITY_GENERATOR] = images / busy_s
+            values[metrics.CAPACITY_RENDERER] = images / render_s
+        if since("busy_s/llm") > 0:
+            accepted = since("captions_accepted")
+            values[metrics.CAPACITY_CAPTIONS] = accepted / since("busy_s/llm")
+        return values
 
     def _captions(self, merged: Merged) -> dict[str, float]:
         return {

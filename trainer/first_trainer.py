@@ -31,14 +31,12 @@ class FirstTrainer:
         monitor: Monitor,
         figures: Figures,
         probe: KnnProbe,
-        backbone: Backbone,
         watch: GeneratorWatch,
         start_step: int,
     ) -> None:
         self._config = config
         self._monitor = monitor
         self._probe = probe
-        self._backbone = backbone
         self._watch = watch
         self._start_step = start_step
         self._roll_call = RollCall()
@@ -89,7 +87,7 @@ class FirstTrainer:
         self._monitor.update_console(step, values, phase="training", generators=lines)
 
     def after_step(self, step: int, sampled: Sequence[Sampled]) -> None:
-        """Console, pictures of groups and kNN, each at its own pace."""
+        """Console and pictures of groups, each at its own pace."""
         monitor = self._config.monitor
         self._monitor.update_console(step, {}, phase="training")
         first = step == self._start_step + 1
@@ -97,16 +95,13 @@ class FirstTrainer:
         if every and (first or step % every == 0):
             groups = [item.group for item in sampled[: monitor.samples_groups]]
             self._monitor.log_groups(step, groups)
-        every = monitor.knn_every_steps
-        if every and step % every == 0 and step < self._config.trainer.steps:
-            self.measure_knn(step)
 
-    def measure_knn(self, step: int) -> float | None:
+    def measure_knn(self, step: int, backbone: Backbone) -> float | None:
         """kNN accuracy of the teacher's backbone, logged; None without labelled images."""
         if not self._probe.has_images:
             return None
         self.show_phase(step, "measuring kNN accuracy")
-        accuracy = self._probe.accuracy(self._backbone)
+        accuracy = self._probe.accuracy(backbone)
         if accuracy is not None:
             self._monitor.log_scalars(step, {metrics.KNN_ACCURACY: accuracy})
         return accuracy

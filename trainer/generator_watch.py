@@ -17,6 +17,9 @@ GONE_SILENCES = 10
 must not end a run, and the processes of torchrun's generators are torchrun's to watch."""
 
 REFRESH_S = 0.5
+LONGEST_REFRESH_S = 5.0
+MAX_SHARE = 0.02
+"""Of its thread's time that the watch takes at most: with many generators it looks less often."""
 
 
 class PeerSource(Protocol):
@@ -52,21 +55,30 @@ class GeneratorWatch:
         self._others_may_join = others_may_join
         self._gone_after_s = gone_after_s
         self._clock = clock
-        self._read_at_s = -REFRESH_S
+        self._next_look_s = clock()
         self._peers: list[PeerView] = []
+        self._exhausted = False
         self.failure: str | None = None
         """Why the receiver itself stopped, once it has."""
 
     def peers(self, *, fresh: bool = False) -> list[PeerView]:
-        """One view a generator, at most `REFRESH_S` old; the last ones once the receiver failed."""
+        """One view a generator, looked at now and then; the last ones once the receiver failed."""
         now_s = self._clock()
-        if fresh or now_s - self._read_at_s >= REFRESH_S:
-            self._read_at_s = now_s
-            try:
-                self._peers = self._receiver.peers()
-            except StreamError as error:
-                self.failure = str(error)
+        if fresh or now_s >= self._next_look_s:
+            self._look()
+            took_s = self._clock() - now_s
+            # Within bounds: a look can take long because this process stood still.
+            pause_s = min(max(REFRESH_S, took_s / MAX_SHARE), LONGEST_REFRESH_S)
+            self._next_look_s = now_s + pause_s
         return self._peers
+
+    def _look(self) -> None:
+        try:
+            self._peers = self._receiver.peers()
+        except StreamError as error:
+            self.failure = str(error)
+        heard = bool(self._peers) and len(_launched(self._peers)) >= self._num_expected
+        self._exhausted = heard and all(map(self._is_gone, self._peers))
 
     def failed(self) -> bool:
         """Whether the receiver's thread is dead, so that no group will ever arrive."""
@@ -80,9 +92,8 @@ class GeneratorWatch:
         """
         if self._others_may_join:
             return False
-        peers = self.peers()
-        heard = bool(peers) and len(_launched(peers)) >= self._num_expected
-        return heard and all(map(self._is_gone, peers))
+        self.peers()
+        return self._exhausted
 
     def ledger_used_up(self) -> bool:
         """Whether each of torchrun's generators has rendered its part of a ledger, and is done.
@@ -181,6 +192,7 @@ def _line(peer: PeerView) -> GeneratorLine:
     return GeneratorLine(
         generator=peer.generator_id,
         state=peer.state if peer.connection == "alive" else peer.connection,
+        connected=peer.connection == "alive",
         images=int(counters.get("images_rendered", 0)),
         captions=int(counters.get("captions_accepted", 0)),
         restarts=int(counters.get("restarts", 0)),

@@ -10,9 +10,11 @@ room under the limiter; `try_sample` unblocks it by waking the receiver.
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
+
+import numpy as np
 
 from online_synclr.caption_identity import caption_id
 from online_synclr.config.schema import Config
@@ -24,7 +26,10 @@ from trainer.pool import Pool, PoolCounters
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One group of a batch. `caption_id`: 16 bytes, the group's class; `number`: the pool's."""
+    """One group of a batch. `caption_id`: 16 bytes, the group's class; `number`: the pool's.
+
+    The group's images are lent until the next batch is sampled (`trainer.pool`).
+    """
 
     group: Group
     uses_before: int
@@ -97,6 +102,11 @@ class Intake:
         self._wake: Callable[[], None] = lambda: None
         self._before = _NOTHING
 
+    @property
+    def memory(self) -> np.ndarray:
+        """Where all groups are: uint8, flat."""
+        return self._pool.arena.memory
+
     def credits_to_issue(self, in_flight: int) -> int:
         """GroupSink: make room for what is in flight, say how many more may be asked for."""
         with self._changed:
@@ -105,6 +115,11 @@ class Intake:
             # One batch stays out of reach of credits: issuing must never empty the pool.
             room = self._pool.capacity_groups - self._limiter.batch - in_flight
             return max(0, min(room, self._limiter.inserts_allowed(in_flight)))
+
+    def place(self, shape: Sequence[int]) -> np.ndarray:
+        """GroupSink: where the next group's images are to be written, in the pool's own memory."""
+        with self._changed:
+            return self._pool.place(shape)
 
     def insert(self, group: Group) -> None:
         """GroupSink: a group asked for arrived. Unblocks `wait_ready`."""
@@ -129,7 +144,7 @@ class Intake:
     def try_sample(self, batch: int) -> list[Sampled] | None:
         """`batch` different groups, least used first; None when limiter or pool do not allow it.
 
-        Does not wait.
+        Does not wait. What it gave before may be written over from now on, unless it gave None.
         """
         with self._changed:
             if not self._ready(batch):
@@ -233,6 +248,7 @@ def build_intake(config: Config, *, local_batch: int, seed: int) -> Intake:
         group_bytes=config.group_bytes,
         max_reuse=config.pool.max_reuse,
         seed=seed,
+        max_batch=local_batch,
     )
     return Intake(limiter, pool)
 

@@ -145,12 +145,15 @@ def _drain(built: Built, stream: StreamEnd, timeout_s: float) -> None:
 
 
 def _summarise(built: Built, merged: Merged, ended_by: str, *, measure: bool) -> bool:
-    """Write and show what the run did; whether its counts add up."""
+    """Write and show what the run did; whether its counts add up.
+
+    All trainers `measure` or none does.
+    """
     parts, loop = built.parts, built.loop
+    totals = parts.writer.totals(merged)
+    knn_after = parts.probe.measure(loop.step) if measure else None
     if parts.first is None or built.monitor is None:
         return True
-    totals = parts.writer.totals(merged)
-    knn_after = parts.first.measure_knn(loop.step) if measure else None
     ending = Ending(
         step=loop.step,
         ended_by=ended_by,

@@ -25,7 +25,8 @@ from trainer.ledger import TrainerLedger
 from trainer.objective.schedules import StepSettings
 from trainer.reporter import Reporter
 from trainer.role import TrainerRole
-from trainer.starvation import Notice, Starvation
+from trainer.shared_probe import SharedProbe
+from trainer.starvation import Starvation
 from trainer.step import TrainStep
 from trainer.vote import Action, Decision
 from trainer.writer import CheckpointWriter
@@ -33,7 +34,7 @@ from trainer.writer import CheckpointWriter
 
 @dataclass(frozen=True, kw_only=True)
 class LoopParts:
-    """What the loop works with. `first`: trainer 0's monitor, figures and kNN; None elsewhere."""
+    """What the loop works with. `first`: trainer 0's monitor and figures; None elsewhere."""
 
     config: Config
     role: TrainerRole
@@ -49,6 +50,7 @@ class LoopParts:
     starvation: Starvation
     watch: GeneratorWatch
     first: FirstTrainer | None
+    probe: SharedProbe
 
 
 class TrainLoop:
@@ -80,10 +82,10 @@ class TrainLoop:
         while True:
             due = parts.writer.is_due(self.step)
             voted = parts.rounds.next(self.step, checkpoint_due=due)
-            decision, notice = parts.starvation.on_round(voted)
+            decision, name_it = parts.starvation.on_round(voted)
             if decision.checkpoint:
                 parts.writer.save(self.step)
-            if notice is Notice.NAME:
+            if name_it:
                 self._name_shortage(decision)
             if decision.action is not Action.WAIT:
                 return decision
@@ -117,6 +119,8 @@ class TrainLoop:
     def _sample(self) -> list[Sampled]:
         parts = self._parts
         batch_groups = parts.config.trainer.batch_groups // parts.trainers.size
+        # What was sampled before may be written over from here on.
+        parts.batches.wait_read()
         sampled = parts.intake.try_sample(batch_groups)
         # Only this thread takes groups out, so a pool that was ready before the vote still is.
         assert sampled is not None, "the pool was ready before the vote and is not after it"
@@ -148,3 +152,5 @@ class TrainLoop:
                 parts.first.log(self.step, merged, settings)
         if parts.first is not None:
             parts.first.after_step(self.step, sampled)
+        if parts.probe.is_due(self.step):
+            parts.probe.measure(self.step)

@@ -87,7 +87,7 @@ def _say(role: TrainerRole, text: str) -> None:
 
 
 def measure_before(built: Built) -> None:
-    """A new run's kNN accuracy before its first step, on trainer 0, while groups arrive."""
+    """A new run's kNN accuracy before its first step, while groups arrive; all trainers call it."""
     first, writer = built.parts.first, built.parts.writer
     steps, folder = built.parts.config.trainer.steps, built.parts.role.folder.root
     done = built.history.restored.step
@@ -96,5 +96,5 @@ def measure_before(built: Built) -> None:
             f"{folder} holds a finished run ({done} of {steps} steps): nothing to train; "
             "raise trainer.steps or name another run.dir"
         )
-    if first is not None and done == 0:
-        writer.knn_before = first.measure_knn(0)
+    if done == 0:
+        writer.knn_before = built.parts.probe.measure(0)

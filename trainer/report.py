@@ -16,7 +16,7 @@ import torch.distributed as dist
 from online_synclr.ledger.writer import LedgerCounters
 from online_synclr.stream.peers import PeerView, ReceiverCounters
 from trainer.collectives import gather_bytes
-from trainer.distinct import DistinctCounter
+from trainer.distinct import count_sketch, merge_sketches
 from trainer.failures import FailureReport, failures_of, merge_failures
 from trainer.intake import IntakeCounters
 
@@ -98,12 +98,12 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def distinct_captions(self) -> int:
         """Different captions trained on, never more than groups trained on."""
-        return min(DistinctCounter.from_bytes(self.captions).count(), self.intake.trained)
+        return min(count_sketch(self.captions), self.intake.trained)
 
     @property
     def distinct_concepts(self) -> int:
         """Different concepts trained on."""
-        return min(DistinctCounter.from_bytes(self.concepts).count(), self.intake.trained)
+        return min(count_sketch(self.concepts), self.intake.trained)
 
     @property
     def repeated_share(self) -> float:
@@ -146,8 +146,8 @@ def merge(reports: Sequence[TrainerReport]) -> Merged:
         dropped=add_counts(*(report.dropped for report in reports)),
         waits=_mean([report.waits for report in reports]),
         generators=merge_generators([report.peers for report in reports]),
-        captions=DistinctCounter.from_bytes(*(r.captions for r in reports)).to_bytes(),
-        concepts=DistinctCounter.from_bytes(*(r.concepts for r in reports)).to_bytes(),
+        captions=merge_sketches(*(report.captions for report in reports)),
+        concepts=merge_sketches(*(report.concepts for report in reports)),
         rss_bytes=max(report.rss_bytes for report in reports),
         gpu_bytes=max(report.gpu_bytes for report in reports),
         ledger=add_ledgers([report.ledger for report in reports]),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from online_synclr.names_kept import forget_gone
 from online_synclr.stream.keys import RANKS, admits
 from trainer.report import GeneratorReport
 
@@ -18,6 +19,7 @@ class RollCall:
 
     def changes(self, generators: Sequence[GeneratorReport]) -> list[str]:
         """One sentence for each generator that came, left or came back since the last call."""
+        forget_gone(self._seen, here={generator.generator_id for generator in generators})
         sentences = []
         for generator in generators:
             name, before = generator.generator_id, self._seen.get(generator.generator_id)

@@ -5,16 +5,8 @@ the same round, and may use collectives to do so.
 """
 
 from dataclasses import replace
-from enum import Enum
 
 from trainer.vote import Action, Decision, StopCause
-
-
-class Notice(Enum):
-    """What all trainers do about a shortage in this round."""
-
-    NOTHING = "nothing"
-    NAME = "name"
 
 
 class Starvation:
@@ -31,17 +23,17 @@ class Starvation:
         self._stop_s = stop_s
         self._times_named = 0
 
-    def on_round(self, decision: Decision) -> tuple[Decision, Notice]:
-        """The decision as it stands after looking at the shortage, and whether to name it."""
+    def on_round(self, decision: Decision) -> tuple[Decision, bool]:
+        """The decision as it stands after looking at the shortage; whether all trainers name it."""
         if decision.action is not Action.WAIT:
             self._times_named = 0
-            return decision, Notice.NOTHING
+            return decision, False
         stops = self._stop_s is not None and decision.longest_wait_s >= self._stop_s
         if stops:
             decision = replace(
                 decision, action=Action.STOP, cause=StopCause.STARVED, by=decision.missing
             )
-        return decision, Notice.NAME if self._is_news(decision) or stops else Notice.NOTHING
+        return decision, self._is_news(decision) or stops
 
     def _is_news(self, decision: Decision) -> bool:
         lasted = int(decision.longest_wait_s / self._starve_s)

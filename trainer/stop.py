@@ -16,9 +16,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
 
-from online_synclr.stop_signals import stop_signals
+from online_synclr.stop_signals import stop_signal_pipe
 
 EXIT_OVERDUE = 1
 
@@ -95,25 +94,14 @@ class StopRequest:
 def stop_on_signals(grace_s: float) -> Iterator[StopRequest]:
     """Turn the signals into a `StopRequest` inside the block (main thread only)."""
     stop = StopRequest(grace_s)
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    watcher = threading.Thread(target=_watch, args=(reading, stop), name="signals", daemon=True)
-    previous = {number: signal.signal(number, _leave_it_to_the_pipe) for number in stop_signals()}
-    previous_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    watcher.start()
-    try:
+    # The pipe ends first, by which the watcher does.
+    with contextlib.ExitStack() as afterwards, stop_signal_pipe(lambda number: None) as pipe:
+        reading = os.dup(pipe)
+        afterwards.callback(os.close, reading)
+        watcher = threading.Thread(target=_watch, args=(reading, stop), name="signals", daemon=True)
+        afterwards.callback(watcher.join)
+        watcher.start()
         yield stop
-    finally:
-        signal.set_wakeup_fd(previous_fd)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        os.close(writing)
-        watcher.join()
-        os.close(reading)
-
-
-def _leave_it_to_the_pipe(signum: int, frame: FrameType | None) -> None:
-    """The kernel's side of every handler has written to the pipe already."""
 
 
 def _watch(reading: int, stop: StopRequest) -> None:

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from generators.errors import GeneratorError, SetupError
+from generators.images.tuning import tune
 from online_synclr.config.schema import EMBEDDED, ImagesConfig
 from online_synclr.paths import EMBEDDED_IMAGE_MODEL_DIR
 from online_synclr.precision import fast_dtype
@@ -55,12 +56,11 @@ def load_pipeline(settings: ImagesConfig, device: torch.device) -> Any:
     if settings.vae:
         pipeline.vae = _load_vae(settings.vae, dtype)
     if settings.lora:
-        _fuse_lora(pipeline, settings.lora)
+        _fuse_lora(pipeline, settings.lora, settings.lora_file)
     _set_scheduler(pipeline, settings)
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
-    if settings.channels_last:
-        _use_channels_last(pipeline)
+    tune(pipeline, settings, device)
     return pipeline
 
 
@@ -129,9 +129,9 @@ def _load_vae(vae: str, dtype: torch.dtype) -> Any:
         ) from error
 
 
-def _fuse_lora(pipeline: Any, lora: str) -> None:
+def _fuse_lora(pipeline: Any, lora: str, file: str | None) -> None:
     try:
-        pipeline.load_lora_weights(lora)
+        pipeline.load_lora_weights(lora, **({} if file is None else {"weight_name": file}))
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
     except (OSError, ValueError, AttributeError, ImportError) as error:
@@ -159,10 +159,3 @@ def _set_scheduler(pipeline: Any, settings: ImagesConfig) -> None:
             f"images.scheduler={settings.scheduler} does not take images.scheduler_args="
             f"{settings.scheduler_args} ({error}); correct them"
         ) from error
-
-
-def _use_channels_last(pipeline: Any) -> None:
-    for name in ("unet", "vae"):
-        module = getattr(pipeline, name, None)
-        if module is not None:
-            module.to(memory_format=torch.channels_last)

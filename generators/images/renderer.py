@@ -16,6 +16,31 @@ class Rendered:
     finite: bool
 
 
+class Rendering(Protocol):
+    """A batch under way."""
+
+    def done(self) -> bool:
+        """Whether `result` would not wait; waits for nothing itself."""
+
+    def result(self) -> list[Rendered]:
+        """The groups, in the order of their recipes; waits for the device until they are there."""
+
+
+class Finished:
+    """A batch that was done when it was submitted."""
+
+    def __init__(self, rendered: list[Rendered]) -> None:
+        self._rendered = rendered
+
+    def done(self) -> bool:
+        """See `Rendering.done`."""
+        return True
+
+    def result(self) -> list[Rendered]:
+        """See `Rendering.result`."""
+        return self._rendered
+
+
 class Renderer(Protocol):
     """Turns recipes into groups. Used by one thread at a time."""
 
@@ -28,6 +53,14 @@ class Renderer(Protocol):
 
         The noise of an image comes from its own seed alone; its pixels do not depend on what else
         is rendered in the call, up to numerical tolerance.
+        """
+
+    def submit(self, recipes: Sequence[Recipe]) -> Rendering:
+        """Begin what `render` does.
+
+        A GPU is given its work and goes on with it after the call; elsewhere it is done by then.
+        Several batches may be under way, in device memory all; their results may be asked for in
+        any order.
         """
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from generators.fingerprint import fingerprint
-from generators.images.renderer import Rendered
+from generators.images.renderer import Finished, Rendered
 from online_synclr.config.schema import ImagesConfig
 from online_synclr.stream.group import Group, Recipe
 
@@ -37,6 +37,10 @@ class SyntheticRenderer:
         rendered = [Rendered(Group(recipe, self._pictures(recipe)), True) for recipe in recipes]
         self._keep_rate(sum(recipe.num_images for recipe in recipes))
         return rendered
+
+    def submit(self, recipes: Sequence[Recipe]) -> Finished:
+        """See `Renderer.submit`."""
+        return Finished(self.render(recipes))
 
     def close(self) -> None:
         """End a wait."""

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _TRAINERS_OWN = ("stream.keys=null", "stream.host=127.0.0.1")
 """Settings that a shared file may have for the trainers: their keys and where they listen."""
 
-MAX_RUN_ID = 64
 _NEVER_S = 10 * 365 * 86400.0
 
 
@@ -40,6 +39,7 @@ def generate(argv: Sequence[str]) -> int:
     from generators.bootstrap import find_bootstrap
     from generators.names import claimed_name, default_name
     from generators.outside import Outside, OutsideGenerator
+    from online_synclr.stream.messages import MAX_RUN_ID
 
     bootstrap = find_bootstrap(arguments.connect)
     if len(arguments.run_id) > MAX_RUN_ID:

@@ -6,12 +6,28 @@ from pathlib import Path
 
 from online_synclr.config.errors import ConfigError
 from online_synclr.config.objective_checks import check_objective
-from online_synclr.config.schema import BUNDLED_CHECK_SET, EMBEDDED, Config
+from online_synclr.config.schema import BUNDLED_CHECK_SET, EMBEDDED, Config, ImagesConfig
 
 TORCHRUN_SHUTDOWN_S = 30.0
 """torchrun's default time between its signal and SIGKILL."""
 
 PIPELINE_PX = 8
+_SET_STEPS, _SET_PX = "set images.steps", "set images.render_px"
+_FROM_RECIPES = "leave it out"
+CALL_ARGS_OF_SETTINGS = {
+    "num_inference_steps": _SET_STEPS,
+    "guidance_scale": "set images.guidance",
+    "height": _SET_PX,
+    "width": _SET_PX,
+    "negative_prompt": "set images.negative_prompt",
+    "num_images_per_prompt": "set images.per_caption",
+    "prompt": _FROM_RECIPES,
+    "generator": _FROM_RECIPES,
+    "latents": _FROM_RECIPES,
+    "output_type": _FROM_RECIPES,
+    "return_dict": _FROM_RECIPES,
+}
+"""Arguments of a pipeline's call that `images.call_args` may not hold, and the mend."""
 """Pixels of a latent's side: pipelines refuse other sizes, at their first picture."""
 
 
@@ -60,6 +76,12 @@ def _check_images(config: Config) -> None:
     for key, part in {"images.vae": images.vae, "images.lora": images.lora}.items():
         if part is not None:
             _check_model_folder(key, part, ships=False)
+    if images.lora_file is not None and images.lora is None:
+        raise ConfigError(
+            f"images.lora_file={images.lora_file} is a file of images.lora, which is not set; set "
+            "it, or leave images.lora_file out."
+        )
+    _check_call_args(images)
     if images.backend == "diffusers" and images.render_px % PIPELINE_PX:
         raise ConfigError(
             f"images.render_px={images.render_px} is not a multiple of {PIPELINE_PX}, which "
@@ -76,6 +98,21 @@ def _check_images(config: Config) -> None:
             f"a group of {images.per_caption} images at {images.send_px} px has "
             f"{config.group_bytes} bytes, more than stream.max_group_bytes="
             f"{config.stream.max_group_bytes}; raise it or lower images.send_px."
+        )
+
+
+def _check_call_args(images: ImagesConfig) -> None:
+    own = sorted(images.call_args.keys() & CALL_ARGS_OF_SETTINGS.keys())
+    if own:
+        raise ConfigError(
+            f"images.call_args.{own[0]} is given by the renderer itself; "
+            f"{CALL_ARGS_OF_SETTINGS[own[0]]}."
+        )
+    timesteps = images.call_args.get("timesteps")
+    if timesteps is not None and len(timesteps) != images.steps:
+        raise ConfigError(
+            f"images.call_args.timesteps names {len(timesteps)} steps, but images.steps="
+            f"{images.steps}; make them agree."
         )
 
 
@@ -234,6 +271,24 @@ def _check_batch(config: Config, num_trainers: int) -> None:
             "trainer.shuffle_positives exchanges images between groups and needs at least two "
             "groups on each trainer; raise trainer.batch_groups."
         )
+    _check_micro_batches(config, num_trainers)
+
+
+def _check_micro_batches(config: Config, num_trainers: int) -> None:
+    """Parts are of equally many images: losses are means over anchors, and ranks do equal work."""
+    wanted = config.trainer.micro_batches
+    num_images = config.trainer.batch_groups // num_trainers * config.images_per_group
+    if num_images % wanted == 0:
+        return
+    below, above = (
+        next((number for number in numbers if num_images % number == 0), num_images)
+        for numbers in (range(wanted, 0, -1), range(wanted, num_images))
+    )
+    mend = str(below) if wanted > num_images else f"{below} or {above}"
+    raise ConfigError(
+        f"trainer.micro_batches={wanted} does not divide the {num_images} images that each trainer "
+        f"computes a step; set it to {mend}."
+    )
 
 
 def _check_limiter(config: Config, num_trainers: int) -> None:

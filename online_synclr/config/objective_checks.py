@@ -25,6 +25,7 @@ def check_objective(config: Config) -> None:
     _check_augment(trainer)
     _check_masks(trainer)
     _check_drop_path(trainer)
+    _check_parallel(trainer)
 
 
 def _check_positives(config: Config) -> None:
@@ -117,4 +118,12 @@ def _check_drop_path(trainer: TrainerConfig) -> None:
     if trainer.drop_path >= 1.0:
         raise ConfigError(
             f"trainer.drop_path={trainer.drop_path} drops every block; set it below 1."
+        )
+
+
+def _check_parallel(trainer: TrainerConfig) -> None:
+    if trainer.parallel == "fsdp" and trainer.optimizer.name == "muon":
+        raise ConfigError(
+            "trainer.optimizer.name=muon needs whole matrices, of which trainer.parallel=fsdp "
+            "leaves each trainer a part; set trainer.parallel=ddp or trainer.optimizer.name=adamw."
         )

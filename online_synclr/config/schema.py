@@ -102,8 +102,26 @@ class StreamConfig(Section):
     credits_per_generator: Count = Field(
         16, description="Most groups one generator may have in flight to one trainer."
     )
+    io_threads: Annotated[int, Field(ge=1, le=64)] = Field(
+        1,
+        description="Threads of each trainer that read from the network. A connection is one's, "
+        "which also decrypts it: about 0.8 GB/s a thread under keys, so more pay with several fast "
+        "generators on other hosts (docs/transport.md).",
+    )
+    shared_memory: Literal["auto", "never"] = Field(
+        "auto",
+        description="`auto`: groups of generators that run where the trainer does are put into "
+        "memory that both share, and only words about them are sent; others send them. `never`: "
+        "all are sent.",
+    )
+    shared_memory_bytes: Count = Field(
+        2**30,
+        description="Most shared memory of one trainer: credits_per_generator groups for each "
+        "generator. Those it does not suffice for send their groups.",
+    )
     encoding: Literal["raw", "jpeg"] = Field(
-        "raw", description="jpeg pays on links slower than 2-4 Gb/s a core."
+        "raw",
+        description="Of groups that are sent. jpeg pays on links slower than 2-4 Gb/s a core.",
     )
     jpeg_quality: int = Field(95, ge=50, le=100)
     heartbeat_s: Positive = Field(2.0, description="A generator sends STATUS at least this often.")
@@ -188,6 +206,14 @@ class ImagesConfig(Section):
     lora: HomeName | None = Field(
         None, description="LoRA weights to fuse, e.g. an LCM-LoRA's hub id."
     )
+    lora_file: str | None = Field(
+        None, description="Its file, where `lora` holds several, e.g. a .safetensors of DMD2's."
+    )
+    call_args: dict[str, Any] = Field(
+        {},
+        description="Given to every call of the pipeline, e.g. timesteps: [999, 749, 499, 249] or "
+        "max_sequence_length: 256.",
+    )
     vae: HomeName | None = Field(None, description="A smaller decoder, e.g. madebyollin/taesd.")
     negative_prompt: str = ""
     render_px: Count = Field(512, description="Side rendered.")
@@ -198,7 +224,15 @@ class ImagesConfig(Section):
         description="Keep the checker some pipelines carry (about 27 ms an image); what it blanks, "
         "the quality gate discards.",
     )
-    channels_last: bool = False
+    channels_last: bool | None = Field(
+        None,
+        description="Memory format of UNet and decoder; none: on GPUs both, on CPUs the decoder.",
+    )
+    compile: Literal["none", "blocks", "full"] = Field(
+        "none",
+        description="torch.compile of the decoder and of the denoiser: its repeated blocks, or all "
+        "of it (minutes at every start). Batches are then filled up to batch_groups.",
+    )
     min_contrast: NonNegative = Field(
         2.0,
         description="Quality gate: a group with an image none of whose channels has this standard "
@@ -228,7 +262,11 @@ class GeneratorsConfig(Section):
 class PoolConfig(Section):
     """A trainer rank's memory of groups and its rate limiter (docs/architecture.md, Limiter)."""
 
-    max_bytes: Count = Field(4 * 2**30, description="Images held, groups in flight included.")
+    max_bytes: Count = Field(
+        4 * 2**30,
+        description="Images held, groups in flight included; one batch more while it is used. "
+        "With a GPU all of it is page-locked at the start.",
+    )
     samples_per_insert: Positive = Field(
         2.0, description="Reuse r: uses of a group, on average, for each group received."
     )
@@ -239,7 +277,7 @@ class PoolConfig(Section):
     error_buffer: Positive | None = Field(
         None,
         description="How far, in group-uses, sampling and inserting may run apart from r; none: "
-        "four local batches.",
+        "four local batches, more where `adaptive_reuse` may raise r far.",
     )
     adaptive_reuse: bool = Field(
         False, description="Raise r within [samples_per_insert, max_reuse] when groups are short."
@@ -344,6 +382,11 @@ class TrainerConfig(Section):
     images_per_group: Count | None = Field(
         None, description="n of a group's m images used a step; none: all."
     )
+    micro_batches: Count = Field(
+        1,
+        description="Parts that each trainer computes its share of a batch in, one after another: "
+        "less memory, the same step (gradient accumulation).",
+    )
     backbone: str = Field("vit_base_patch16_224", description="timm model name.")
     backbone_args: dict[str, Any] = Field({}, description="Given to timm.create_model.")
     drop_path: Share = 0.1
@@ -355,6 +398,15 @@ class TrainerConfig(Section):
         False,
         description="Keep only each block's input and compute the rest again in the backward pass: "
         "about a quarter more work; of ViT-B 3.6 kB a token and block are kept instead of 46.",
+    )
+    compile: bool = Field(
+        False,
+        description="torch.compile for blocks and heads; the first step takes minutes longer.",
+    )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="`fsdp`: each trainer holds only its share of weights, gradients and moments, "
+        "for more traffic between the trainers; one trainer holds all.",
     )
     crops: CropsConfig = Field(default_factory=CropsConfig)
     augment: AugmentConfig = Field(default_factory=AugmentConfig)

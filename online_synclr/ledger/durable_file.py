@@ -4,6 +4,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from online_synclr.disk import sync_folder
+
 
 class DurableFile:
     """A new file; what `append` has returned for is never touched again.
@@ -54,12 +56,3 @@ class DurableFile:
         while left:
             written = os.pwrite(self._descriptor, left, offset)
             offset, left = offset + written, left[written:]
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder safe."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

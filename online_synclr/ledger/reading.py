@@ -59,7 +59,7 @@ class LedgerFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class AttemptFiles:
     """The files of one attempt, by trainer. `kept_until`: the last step kept; None: all of them."""
 
     incarnation: int
@@ -87,7 +87,7 @@ class Entry:
     """A group of the run: its `number` in the run's order from 0, and where it stands."""
 
     number: int
-    attempt: Attempt
+    attempt: AttemptFiles
     file: LedgerFile
     fact: FirstUse
 
@@ -97,7 +97,7 @@ class Ledger:
     """A folder's attempts in order; `unreadable` are files whose first block is not whole."""
 
     folder: Path
-    attempts: list[Attempt]
+    attempts: list[AttemptFiles]
     unreadable: list[Path]
 
 
@@ -153,7 +153,7 @@ def read_ledger(run_or_ledger: Path) -> Ledger:
     )
 
 
-def kept_entries(attempts: Iterable[Attempt]) -> Iterator[Entry]:
+def kept_entries(attempts: Iterable[AttemptFiles]) -> Iterator[Entry]:
     """The groups that the run trained on and kept, in the run's order.
 
     Raises:
@@ -167,7 +167,7 @@ def kept_entries(attempts: Iterable[Attempt]) -> Iterator[Entry]:
                 number += 1
 
 
-def first_uses(attempt: Attempt) -> Iterator[tuple[LedgerFile, FirstUse]]:
+def first_uses(attempt: AttemptFiles) -> Iterator[tuple[LedgerFile, FirstUse]]:
     """All groups of an attempt by step, trainer and position, thrown-away ones included."""
     return heapq.merge(
         *(_firsts_of(file) for file in attempt.files),
@@ -196,16 +196,16 @@ def _firsts_of(file: LedgerFile) -> Iterator[tuple[LedgerFile, FirstUse]]:
     return ((file, fact) for fact in file.facts() if isinstance(fact, FirstUse))
 
 
-def _in_order(files: Iterable[LedgerFile]) -> list[Attempt]:
+def _in_order(files: Iterable[LedgerFile]) -> list[AttemptFiles]:
     by_incarnation: dict[int, list[LedgerFile]] = {}
     for file in files:
         by_incarnation.setdefault(file.header.incarnation, []).append(file)
-    attempts: list[Attempt] = []
+    attempts: list[AttemptFiles] = []
     kept_until: int | None = None
     for incarnation in sorted(by_incarnation, reverse=True):
         of_trainers = sorted(by_incarnation[incarnation], key=lambda file: file.header.trainer)
         resumed_step = of_trainers[0].header.resumed_step
-        attempts.append(Attempt(incarnation, resumed_step, tuple(of_trainers), kept_until))
+        attempts.append(AttemptFiles(incarnation, resumed_step, tuple(of_trainers), kept_until))
         # A later attempt may have begun before an earlier one did.
         kept_until = resumed_step if kept_until is None else min(kept_until, resumed_step)
     return attempts[::-1]

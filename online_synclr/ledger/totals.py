@@ -6,7 +6,7 @@ from pathlib import Path
 from online_synclr.caption_identity import caption_id
 from online_synclr.ledger.blocks import Damage
 from online_synclr.ledger.facts import FirstUse
-from online_synclr.ledger.reading import Attempt, Ledger, LedgerFile
+from online_synclr.ledger.reading import AttemptFiles, Ledger, LedgerFile
 from online_synclr.ledger.seed_keys import SeedKeys
 from online_synclr.stream.group import SeedKey
 
@@ -17,7 +17,7 @@ EXAMPLES = 5
 class AttemptTotals:
     """One attempt. `open_uses`: kept groups whose number of uses is not known yet: one or more."""
 
-    attempt: Attempt
+    attempt: AttemptFiles
     groups: int = 0
     uses: int = 0
     open_uses: int = 0
@@ -101,7 +101,7 @@ class _Counting:
         self._noise_keys = SeedKeys()
         self._captions: set[bytes] = set()
 
-    def attempt(self, attempt: Attempt) -> None:
+    def attempt(self, attempt: AttemptFiles) -> None:
         counted = AttemptTotals(attempt=attempt, last_step=attempt.resumed_step)
         self.totals.attempts.append(counted)
         for file in attempt.files:

@@ -17,6 +17,8 @@ _READING = """
 - `wait/generator_credits` high: generators idle. Use fewer of them, or lower
   `pool.samples_per_insert` for fresher data.
 - Both low: the split fits.
+- *Text*, `run/advice`: the split or the reuse that would do more, from this run's own `capacity/`
+  curves.
 
 *Images* shows whole groups as they were trained on; *Text* has their captions, what the curves
 mean, the settings, and events.

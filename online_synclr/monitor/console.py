@@ -10,7 +10,7 @@ from online_synclr.monitor import metrics
 from online_synclr.monitor.console_state import ConsoleState, Event, GeneratorLine
 from online_synclr.monitor.console_view import describe_roles, draw, plain_line
 from online_synclr.monitor.formats import duration
-from online_synclr.monitor.hints import Bottleneck, diagnose
+from online_synclr.monitor.hints import diagnose
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -44,7 +44,7 @@ class RunConsole:
         self._began_s = clock()
         self._every_s = every_s
         self._plain_due_s = self._began_s
-        self._advised: Bottleneck | None = None
+        self._advised: tuple[str, str] | None = None
         self._lock = threading.RLock()
         self._live = self._start_live() if self._console.is_terminal else None
         if self._live is None:
@@ -67,10 +67,9 @@ class RunConsole:
         """Show new values; what is left out stays as it was."""
         with self._lock:
             self._state = replace(
-                self._state,
+                self._state.with_scalars(scalars),
                 step=step,
                 phase=phase or self._state.phase,
-                scalars={**self._state.scalars, **scalars},
                 generators=self._state.generators if generators is None else tuple(generators),
             )
             self._note_knn(scalars)
@@ -138,9 +137,9 @@ class RunConsole:
 
     def _print_new_advice(self) -> None:
         """Say who waits for whom where that changed; a line that repeats it is not read."""
-        hint = diagnose(self._state.scalars, self._state.max_reuse)
-        if hint is not None and hint.bottleneck != self._advised:
-            self._advised = hint.bottleneck
+        hint = diagnose(self._state.scalars, self._state.max_reuse, self._state.shape)
+        if hint is not None and hint.gist != self._advised:
+            self._advised = hint.gist
             self._print(f"           {hint.text}")
 
     def _print(self, text: str) -> None:

@@ -10,15 +10,17 @@ import msgspec
 from online_synclr.monitor import metrics
 from online_synclr.monitor.formats import percent
 from online_synclr.monitor.roles import RunRoles
+from online_synclr.planning.advice import RunShape
 from online_synclr.run_folder import write_durably
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorLine:
-    """One generator as a trainer sees it; counts are cumulative."""
+    """One generator as a trainer sees it; counts are cumulative. `connected`: it is here now."""
 
     generator: str
     state: str
+    connected: bool = True
     images: int = 0
     captions: int = 0
     restarts: int = 0
@@ -41,6 +43,7 @@ class ConsoleState:
     roles: RunRoles
     total_steps: int
     max_reuse: float | None = None
+    shape: RunShape | None = None
     step: int = 0
     phase: str = "starting"
     elapsed_s: float = 0.0
@@ -49,6 +52,18 @@ class ConsoleState:
     events: tuple[Event, ...] = ()
     knn_first: float | None = None
     knn_last: float | None = None
+
+    def with_scalars(self, new: Mapping[str, float]) -> "ConsoleState":
+        """With new values; those left out stay, but for curves of single generators.
+
+        These are told of all that are here at once, so that nothing is kept of those that left.
+        """
+        if not new:
+            return self
+        kept = self.scalars
+        if any(map(metrics.is_of_generator, new)):
+            kept = {name: of for name, of in kept.items() if not metrics.is_of_generator(name)}
+        return replace(self, scalars={**kept, **new})
 
     def save(self, path: Path) -> None:
         """Write the state, to be drawn again later (`recipes/screenshots`).

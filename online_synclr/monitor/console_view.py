@@ -57,7 +57,7 @@ def plain_line(state: ConsoleState) -> str:
         f"images/s {number(scalars.get(metrics.GENERATOR_IMAGES))} rendered "
         f"{number(scalars.get(metrics.TRAINER_UNIQUE_IMAGES))} new "
         f"{number(scalars.get(metrics.TRAINER_IMAGE_USES))} used",
-        f"reuse {number(_reuse(scalars))}",
+        f"reuse {number(_reuse(scalars))} (set {number(scalars.get(metrics.POOL_REUSE))})",
         f"pool {number(scalars.get(metrics.POOL_GROUPS))} groups",
         f"waits groups {percent(scalars.get(metrics.WAIT_GROUPS))} credits "
         f"{percent(scalars.get(metrics.WAIT_CREDITS))} captions "
@@ -185,13 +185,16 @@ def _generator_cells(state: ConsoleState, line: GeneratorLine) -> list[str | Tex
     healthy = line.state in HEALTHY
     # An engine that runs again is well, whatever ended the one before it.
     status = f"{line.state}: {line.error}" if line.error and not healthy else line.state
+    rates = (
+        number(get(metrics.of_generator(line.generator, "images_per_s"))),
+        percent(get(metrics.of_generator(line.generator, "share"))),
+    )
     return [
         line.generator,
         Text(status, style="green" if healthy else "yellow"),
         number(line.captions),
         number(line.images),
-        number(get(metrics.of_generator(line.generator, "images_per_s"))),
-        percent(get(metrics.of_generator(line.generator, "share"))),
+        *(rates if line.connected else (number(None), percent(None))),
         str(line.restarts),
     ]
 
@@ -218,7 +221,7 @@ def _reuse(scalars: Mapping[str, float]) -> float | None:
 
 
 def _advice(state: ConsoleState) -> RenderableType:
-    hint = diagnose(state.scalars, state.max_reuse)
+    hint = diagnose(state.scalars, state.max_reuse, state.shape)
     if hint is None:
         return Text("")
     return Text(

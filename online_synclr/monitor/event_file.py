@@ -15,8 +15,10 @@ from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from online_synclr.monitor.append_file import AppendFile
+from online_synclr.names_kept import MAX_NAMES
 
 _VERSION = "brain.Event:2"
+MAX_DESCRIBED = 4 * MAX_NAMES
 
 
 class EventFile:
@@ -46,6 +48,9 @@ class EventFile:
             if tag not in self._described:
                 entry.metadata.CopyFrom(_scalar_metadata(help_of.get(tag, "")))
         self._write(event_pb2.Event(wall_time=time_s, step=step, summary=summary))
+        if len(self._described) > MAX_DESCRIBED:
+            # Curves come and go with their generators; to be described twice does no harm.
+            self._described.clear()
         self._described.update(values)
 
     def image(

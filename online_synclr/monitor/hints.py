@@ -6,28 +6,62 @@ from typing import Literal
 
 from online_synclr.monitor import metrics
 from online_synclr.monitor.formats import percent
+from online_synclr.planning.advice import Advice, RunShape, advise
 
 NOTABLE = 0.15
 """Waiting below this share of the time is what two sides that fit each other show anyway."""
 
 Bottleneck = Literal["rendering", "captions", "training", "one trainer", "hand-over", "none"]
 
+_NOT_OF_RATES = ("one trainer", "hand-over")
+"""Causes that the two sides' rates do not explain."""
+
 
 @dataclass(frozen=True)
 class Hint:
-    """The side the run is limited by, and one line of advice."""
+    """The side the run is limited by, and one line of advice.
+
+    `advice`: what the planner's model would change, as far as it gains enough; in `text` as well.
+    """
 
     bottleneck: Bottleneck
     text: str
+    advice: Advice | None = None
+
+    @property
+    def gist(self) -> tuple[str, str]:
+        """What a person would act on: a line that only repeats it need not be read again."""
+        return self.bottleneck, "" if self.advice is None else self.advice.split
 
 
-def diagnose(scalars: Mapping[str, float], max_reuse: float | None = None) -> Hint | None:
+def diagnose(
+    scalars: Mapping[str, float],
+    max_reuse: float | None = None,
+    shape: RunShape | None = None,
+) -> Hint | None:
     """The largest wait explained, or None while no wait has been measured.
 
     Args:
-        scalars: metrics by name; the `wait/` ones and the reuse in force are read.
+        scalars: metrics by name; the `wait/` and `capacity/` ones and the reuse in force are read.
         max_reuse: `pool.max_reuse`, so that reuse is not advised where it is spent already.
+        shape: of the run, for the split and the reuse that would do more; None: without.
     """
+    hint = _largest_wait(scalars, max_reuse)
+    if hint is None or shape is None or hint.bottleneck in _NOT_OF_RATES:
+        return hint
+    advice = advise(scalars, shape)
+    if advice is None:
+        return hint
+    if hint.bottleneck == "none":
+        waits = (
+            f"trainers wait for groups {percent(scalars[metrics.WAIT_GROUPS])}, generators for "
+            f"credits {percent(scalars[metrics.WAIT_CREDITS])}"
+        )
+        return Hint("none", f"{waits}: {advice.text}", advice)
+    return replace(hint, text=f"{hint.text}; {advice.text}", advice=advice)
+
+
+def _largest_wait(scalars: Mapping[str, float], max_reuse: float | None) -> Hint | None:
     groups, vote, credits, captions = (
         scalars.get(name)
         for name in (

@@ -6,6 +6,9 @@ The names are the same in TensorBoard and in metrics.jsonl.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
+
+from online_synclr.names_kept import MAX_NAMES
 
 
 @dataclass(frozen=True)
@@ -65,17 +68,17 @@ GENERATOR_CAPTIONS = _declare(
     "Captions accepted by the filters of all generators, recent window.",
 )
 
-_OF_IMAGES = _declare(
+_declare(
     "throughput_by_generator/<id>/images_per_s",
     "images/s",
     "Images rendered by one generator, recent window.",
 )
-_OF_CAPTIONS = _declare(
+_declare(
     "throughput_by_generator/<id>/captions_per_s",
     "captions/s",
     "Captions accepted by the filter of one generator, recent window.",
 )
-_OF_SHARE = _declare(
+_declare(
     "throughput_by_generator/<id>/share",
     "share",
     "One generator's part of all images rendered so far; equal machines have equal shares.",
@@ -106,6 +109,28 @@ WAIT_CAPTIONER = _declare(
     "wait/captioner_queue_full",
     "share of time",
     "The LLM waited because enough captions lie ready: normal where rendering is the slower part.",
+)
+
+CAPACITY_STEPS = _declare(
+    "capacity/steps_per_s",
+    "steps/s",
+    "Steps the trainers would take if they never waited. All capacities are means since the first "
+    "step, logged from ten seconds after it; `plan --measured` and the advice are made from them.",
+)
+CAPACITY_GENERATOR = _declare(
+    "capacity/generator_images_per_s",
+    "images/s",
+    "Images one generator would deliver if it never waited for credits, mean over generators.",
+)
+CAPACITY_RENDERER = _declare(
+    "capacity/renderer_images_per_s",
+    "images/s",
+    "The same if it never waited for captions either.",
+)
+CAPACITY_CAPTIONS = _declare(
+    "capacity/llm_captions_per_s",
+    "captions/s",
+    "Captions the LLM of one generator would have accepted if it always had room for them.",
 )
 
 STREAM_LOST = _declare(
@@ -265,13 +290,21 @@ PICTURE_GROUPS = "samples/groups"
 PICTURE_CAPTIONS = "samples/captions"
 
 
+_BY_GENERATOR = "throughput_by_generator/"
+
+
+def is_of_generator(name: str) -> bool:
+    """Whether a metric is one of `of_generator`."""
+    return name.startswith(_BY_GENERATOR)
+
+
 def of_generator(generator: str, quantity: str) -> str:
     """`throughput_by_generator/<id>/<quantity>`; quantities: images_per_s, captions_per_s, share.
 
     Raises:
         KeyError: there is no such quantity.
     """
-    return _known(f"throughput_by_generator/{generator}/{quantity}")
+    return _known(f"{_BY_GENERATOR}{generator}/{quantity}")
 
 
 def dropped(reason: str) -> str:
@@ -294,6 +327,7 @@ def evictions_with_uses_left(uses: int) -> str:
     return _EVICTIONS_LEFT.replace("<k>", str(uses))
 
 
+@lru_cache(maxsize=MAX_NAMES)
 def describe(name: str) -> Metric | None:
     """The metric a name belongs to, families included; None for a name nobody declared."""
     if name in METRICS:

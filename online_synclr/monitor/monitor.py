@@ -22,10 +22,12 @@ from online_synclr.monitor import about, metrics
 from online_synclr.monitor.console import RunConsole
 from online_synclr.monitor.console_state import ConsoleState, GeneratorLine
 from online_synclr.monitor.guard import Guard
+from online_synclr.monitor.hints import Hint, diagnose
 from online_synclr.monitor.jsonl import JsonlLog
 from online_synclr.monitor.rewind import drop_later_pictures
 from online_synclr.monitor.roles import RunRoles
 from online_synclr.monitor.summary import Summary
+from online_synclr.planning.advice import RunShape
 from online_synclr.run_folder import RunFolder, write_durably
 from online_synclr.stream.group import Group
 
@@ -69,10 +71,13 @@ class Monitor:
         self._lock = threading.RLock()
         self._step = resume_step
         self._said: set[str] = set()
+        self._max_reuse = float(config.pool.max_reuse)
+        self._shape = RunShape.of(config, roles)
+        self._hint: Hint | None = None
         self._console: RunConsole | None = None
         self._guard = Guard(self._say_failed)
         self._console = self._guard.build(
-            "console", lambda: _console(config, run_dir, roles, console)
+            "console", lambda: _console(config, run_dir, roles, self._shape, console)
         )
         self._guard.build("run folder", lambda: self._start_folder(roles, resume_step))
         self._jsonl = self._guard.build(
@@ -89,6 +94,7 @@ class Monitor:
     def log_step(self, step: int, scalars: Mapping[str, float]) -> None:
         """Write the metrics of a training step; the caller keeps `monitor.log_every_steps`."""
         self.log_scalars(step, scalars)
+        self._note_advice(step, scalars)
 
     def log_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Write metrics of any kind under a step; kNN accuracy also goes to the console."""
@@ -149,7 +155,12 @@ class Monitor:
 
     def log_summary(self, summary: Summary) -> None:
         """Write summary.json and TensorBoard's closing text, and say the closing words."""
-        summary = replace(summary, synthetic_parts=list(self._roles.synthetic_parts))
+        advice = self._hint.advice if self._hint is not None else None
+        summary = replace(
+            summary,
+            synthetic_parts=list(self._roles.synthetic_parts),
+            advice="" if advice is None else advice.text,
+        )
         text = summary.text(self._folder.root)
         with self._lock:
             self._guard.run("summary.json", lambda: summary.write(self._folder.summary))
@@ -177,6 +188,16 @@ class Monitor:
         if report and console is not None:
             with suppress(Exception):
                 console.print(report)
+
+    def _note_advice(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Keep it for the summary; TensorBoard is told when it changes."""
+        hint = diagnose(scalars, self._max_reuse, self._shape)
+        if hint is None:
+            return
+        with self._lock:
+            known, self._hint = self._hint, hint
+            if known is None or known.gist != hint.gist:
+                self._guard.run("TensorBoard", lambda: self._text("run/advice", step, hint.text))
 
     def _start_folder(self, roles: RunRoles, resume_step: int) -> None:
         self._folder.create()
@@ -243,12 +264,17 @@ class Monitor:
 
 
 def _console(
-    config: Config, run_dir: Path, roles: RunRoles, console: "Console | None"
+    config: Config,
+    run_dir: Path,
+    roles: RunRoles,
+    shape: RunShape,
+    console: "Console | None",
 ) -> RunConsole:
     state = ConsoleState(
         run_dir=str(run_dir),
         roles=roles,
         total_steps=config.trainer.steps,
         max_reuse=float(config.pool.max_reuse),
+        shape=shape,
     )
     return RunConsole(state, every_s=config.monitor.console_every_s, console=console)

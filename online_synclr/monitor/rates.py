@@ -1,6 +1,7 @@
 """Rates from cumulative counters: over a recent window and over the whole run."""
 
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Container
 
 WINDOW_S = 30.0
 
@@ -43,12 +44,15 @@ class RateMeter:
 class RateBoard:
     """One `RateMeter` for each counter of each owner, and their sums.
 
-    Owners are generators, for example: sums stay right when one of them restarts or goes.
+    Owners are generators, for example: sums stay right when one of them restarts or goes. Of one
+    that is retired only its part of the sums is kept.
     """
 
     def __init__(self, window_s: float = WINDOW_S) -> None:
         self._window_s = window_s
-        self._meters: dict[tuple[str, str], RateMeter] = {}
+        self._meters: dict[str, dict[str, RateMeter]] = {}
+        """By counter, then by owner."""
+        self._departed: defaultdict[str, float] = defaultdict(float)
 
     def update(self, time_s: float, owner: str, counter: str, reading: float) -> None:
         """Note the value of one owner's counter at a moment."""
@@ -56,25 +60,38 @@ class RateBoard:
 
     def meter(self, owner: str, counter: str) -> RateMeter:
         """The meter of one owner's counter, made on first use."""
-        return self._meters.setdefault((owner, counter), RateMeter(self._window_s))
+        meters = self._meters.setdefault(counter, {})
+        if owner not in meters:
+            meters[owner] = RateMeter(self._window_s)
+        return meters[owner]
+
+    def retire(self, here: Container[str]) -> None:
+        """Forget all owners but these; what they counted stays in the sums.
+
+        One that comes back is a new owner: its counters must begin at zero again.
+        """
+        for counter, meters in self._meters.items():
+            for owner in [owner for owner in meters if owner not in here]:
+                self._departed[counter] += meters.pop(owner).total
 
     def total(self, counter: str) -> float:
-        """Sum of one counter over all owners, restarts included."""
-        return sum(meter.total for meter in self._of(counter).values())
+        """Sum of one counter over all owners so far, restarts included."""
+        present = sum(meter.total for meter in self._of(counter).values())
+        return self._departed.get(counter, 0.0) + present
 
     def recent_per_s(self, counter: str) -> float:
         """Sum of the owners' recent rates."""
         return sum(meter.recent_per_s() for meter in self._of(counter).values())
 
     def shares(self, counter: str) -> dict[str, float]:
-        """Each owner's share of the counter's total; empty while nothing was counted."""
+        """Each present owner's share of the counter's total; empty while nothing was counted."""
         total = self.total(counter)
         if total <= 0:
             return {}
         return {owner: meter.total / total for owner, meter in self._of(counter).items()}
 
     def _of(self, counter: str) -> dict[str, RateMeter]:
-        return {owner: meter for (owner, name), meter in self._meters.items() if name == counter}
+        return self._meters.get(counter, {})
 
 
 def _slope(first: tuple[float, float], last: tuple[float, float]) -> float:

@@ -12,6 +12,7 @@ from typing import Final
 
 from online_synclr.config import Config
 from online_synclr.monitor.formats import percent
+from online_synclr.names_kept import forget_gone
 from online_synclr.refusals import mend_of
 
 CAPTIONS_WINDOW: Final = 512
@@ -59,6 +60,8 @@ class RecentVerdicts:
         self._size = size
         self._marks: deque[Tally] = deque()
         self._newest = Tally()
+        self.tally = Tally()
+        """The verdicts in the window."""
 
     def note(self, tally: Tally) -> None:
         """Take a newer tally; one that counts less is of somebody who knows less, and says nothing.
@@ -68,18 +71,14 @@ class RecentVerdicts:
         if not self._marks:
             # Of a generator that is met late, only what it does from now on is recent.
             self._marks.append(tally if tally.judged > self._size else Tally())
-        elif tally.judged < self._newest.judged:
+        elif tally.judged < self._newest.judged or tally == self._newest:
             return
         self._newest = tally
         if tally.judged - self._marks[-1].judged >= max(1, self._size // SLICES):
             self._marks.append(tally)
         while len(self._marks) > 1 and tally.judged - self._marks[1].judged >= self._size:
             self._marks.popleft()
-
-    @property
-    def tally(self) -> Tally:
-        """The verdicts in the window."""
-        return self._newest.since(self._marks[0]) if self._marks else Tally()
+        self.tally = self._newest.since(self._marks[0])
 
     @property
     def trusted(self) -> bool:
@@ -108,8 +107,9 @@ class RefusalAlarm:
     def note(self, tallies: Mapping[str, Tally]) -> list[str]:
         """Take the generators' newer tallies; the lines to say: who went over the limit, who back.
 
-        Generators that are left out stay as they are.
+        Generators that are left out stay as they are; beyond a number of names they are forgotten.
         """
+        self._over -= set(forget_gone(self._recent, here=tallies))
         for generator, tally in tallies.items():
             self._recent.setdefault(generator, RecentVerdicts(self._size)).note(tally)
         seen = {name: self._recent[name] for name in tallies if self._recent[name].trusted}

@@ -31,7 +31,8 @@ class Summary:
     that one), `stream`, `message`. `ledger`: groups entered, those whose entry was lost, bytes and
     bytes a group. `incarnation`: of the attempt that wrote it; 0: not known. What an attempt did
     after its last checkpoint, and died, is in no count but `thrown_away_steps` (to the last logged
-    step): the next attempt starts from the checkpoint's counts.
+    step): the next attempt starts from the checkpoint's counts. `advice`: the split or reuse that
+    would have done more, as far as it gains enough; else empty.
     """
 
     steps: int
@@ -73,6 +74,7 @@ class Summary:
     knn_after: float | None = None
     final_loss: float | None = None
     ended_by: str = "all steps done"
+    advice: str = ""
     synthetic_parts: list[str] = field(default_factory=list)
 
     def check_identities(self) -> list[str]:
@@ -148,6 +150,8 @@ class Summary:
         if refused:
             lines.insert(2, f"  refused    {refused}")
         lines[-2:-2] = self._failed()
+        if self.advice:
+            lines.insert(-3, f"  advice     {self.advice}")
         if self.ledger:
             lines.insert(-2, f"  ledger     {self._recorded()}")
         if self.dropped:

@@ -1,11 +1,11 @@
-"""Who may still send how many groups: a pure ledger, no sockets, no clock.
+"""Who may still send how many groups: pure bookkeeping, no sockets, no clock.
 
 A credit is leased to one connection within one lease period. A period is opened by HELLO (or when a
 peer thought dead speaks again) and closed when the peer ends or dies; closing takes back what was
 not used. A group that arrives afterwards is late: it is discarded and counted here, once.
 """
 
-import heapq
+from collections import OrderedDict, defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -17,20 +17,23 @@ PeerKey = TypeVar("PeerKey", bound=Hashable)
 class _Lease:
     number: int
     held: int = 0
-    last_turn: int = 0
 
 
-class CreditLedger(Generic[PeerKey]):
+class CreditBook(Generic[PeerKey]):
     """Credits leased per peer, at most `limit` each.
 
-    `in_flight` is the sum of all leases: groups that may still arrive.
+    `in_flight` is the sum of all leases: groups that may still arrive. Nothing here grows with the
+    number of peers but memory.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._leases: dict[PeerKey, _Lease] = {}
         self._opened = 0
-        self._turn = 0
+        # Peers by credits held, fewer than `limit`; of each, who came to hold so many first is
+        # first. So the next to be given one is found without looking at the others.
+        self._waiting: defaultdict[int, OrderedDict[PeerKey, None]] = defaultdict(OrderedDict)
+        self._fewest = 0
         self.in_flight = 0
         self.late = 0
 
@@ -38,7 +41,8 @@ class CreditLedger(Generic[PeerKey]):
         """Start a new lease period: its number and the credits of the old one, now void."""
         reclaimed = self.close(peer)
         self._opened += 1
-        self._leases[peer] = _Lease(self._opened)
+        self._leases[peer] = lease = _Lease(self._opened)
+        self._wait(peer, lease)
         return self._opened, reclaimed
 
     def close(self, peer: PeerKey) -> int:
@@ -46,6 +50,7 @@ class CreditLedger(Generic[PeerKey]):
         lease = self._leases.pop(peer, None)
         if lease is None:
             return 0
+        self._stop_waiting(peer, lease)
         self.in_flight -= lease.held
         return lease.held
 
@@ -66,23 +71,12 @@ class CreditLedger(Generic[PeerKey]):
         fewer and is given more.
         """
         grants: dict[PeerKey, int] = {}
-        order = [
-            (lease.held, lease.last_turn, index, peer)
-            for index, (peer, lease) in enumerate(self._leases.items())
-            if lease.held < self._limit
-        ]
-        heapq.heapify(order)
-        for _ in range(max(0, num_credits)):
-            if not order:
+        for _ in range(num_credits):
+            peer = self._next()
+            if peer is None:
                 break
-            _, _, index, peer = heapq.heappop(order)
-            lease = self._leases[peer]
-            self._turn += 1
-            lease.held, lease.last_turn = lease.held + 1, self._turn
+            self._hold(peer, self._leases[peer], 1)
             grants[peer] = grants.get(peer, 0) + 1
-            if lease.held < self._limit:
-                heapq.heappush(order, (lease.held, lease.last_turn, index, peer))
-        self.in_flight += sum(grants.values())
         return grants
 
     def withdraw(self, peer: PeerKey, num_credits: int) -> int:
@@ -91,8 +85,7 @@ class CreditLedger(Generic[PeerKey]):
         if lease is None:
             return 0
         taken = min(num_credits, lease.held)
-        lease.held -= taken
-        self.in_flight -= taken
+        self._hold(peer, lease, -taken)
         return taken
 
     def spend(self, peer: PeerKey, number: int | None = None) -> bool:
@@ -104,6 +97,29 @@ class CreditLedger(Generic[PeerKey]):
         if lease is None or lease.held == 0 or number not in (None, lease.number):
             self.late += 1
             return False
-        lease.held -= 1
-        self.in_flight -= 1
+        self._hold(peer, lease, -1)
         return True
+
+    def _hold(self, peer: PeerKey, lease: _Lease, more: int) -> None:
+        self._stop_waiting(peer, lease)
+        lease.held += more
+        self.in_flight += more
+        self._wait(peer, lease)
+
+    def _wait(self, peer: PeerKey, lease: _Lease) -> None:
+        if lease.held < self._limit:
+            self._waiting[lease.held][peer] = None
+            self._fewest = min(self._fewest, lease.held)
+
+    def _stop_waiting(self, peer: PeerKey, lease: _Lease) -> None:
+        if lease.held < self._limit:
+            del self._waiting[lease.held][peer]
+
+    def _next(self) -> PeerKey | None:
+        """Who holds fewest, for longest."""
+        while self._fewest < self._limit:
+            waiting = self._waiting[self._fewest]
+            if waiting:
+                return next(iter(waiting))
+            self._fewest += 1
+        return None

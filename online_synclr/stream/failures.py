@@ -1,12 +1,14 @@
 """How each generator's engines ended that did not end well, as one trainer heard it: pure.
 
 Bounded: of a generator that fails for weeks the first failures are kept, which say why it began,
-and the latest.
+and the latest. So are the names: those whose last failure is the oldest are forgotten first.
 """
 
 from collections import deque
 from dataclasses import dataclass
 from typing import Final, Literal
+
+from online_synclr.names_kept import forget_gone
 
 FailureKind = Literal["failed", "silent", "out"]
 MAX_FIRST: Final = 4
@@ -48,11 +50,14 @@ class FailureLog:
         known = self.of(generator_id)
         if failure.kind == "failed" and any(_same_end(failure, other) for other in known):
             return
-        first = self._first.setdefault(generator_id, [])
+        # Put last: the order of names is that of their latest failures.
+        first = self._first[generator_id] = self._first.pop(generator_id, [])
         if len(first) < MAX_FIRST:
             first.append(failure)
         else:
             self._latest.setdefault(generator_id, deque(maxlen=MAX_LATEST)).append(failure)
+        for forgotten in forget_gone(self._first, here={generator_id}):
+            self._latest.pop(forgotten, None)
 
     def of(self, generator_id: str) -> tuple[Failure, ...]:
         """A generator's failures, oldest first."""

@@ -48,7 +48,8 @@ class RateLimiter:
         max_reuse: M, most uses of one group (pool.max_reuse).
         batch: B, groups this trainer samples a step.
         min_groups: groups before the first sample (pool.min_groups); none: two batches.
-        error_buffer: group-uses (pool.error_buffer); none: four batches, more if B < r.
+        error_buffer: group-uses (pool.error_buffer); none: four batches, or the fewest that are
+            enough where B < r or adaptive reuse goes far.
         adaptive: raise r within [samples_per_insert, max_reuse] when sampling is short of groups,
             lower it again when there are more than enough.
 
@@ -71,9 +72,10 @@ class RateLimiter:
         self.batch = batch
         self.adaptive = adaptive
         self.min_groups = 2 * batch if min_groups is None else min_groups
-        default_buffer = max(4.0 * batch, batch + self.largest_reuse)
-        self.error_buffer = default_buffer if error_buffer is None else float(error_buffer)
         offset = self.samples_per_insert * self.min_groups
+        enough = max(batch + self.largest_reuse, self.largest_reuse * batch - offset)
+        default_buffer = max(4.0 * batch, enough)
+        self.error_buffer = default_buffer if error_buffer is None else float(error_buffer)
         self.min_diff = offset - self.error_buffer
         self.max_diff = offset + self.error_buffer
         self._check()

@@ -6,15 +6,17 @@ period are void on both sides. So nothing has to be guessed about what a broken 
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Final
 
 import msgspec
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from online_synclr.stream.errors import MalformedMessage
+from online_synclr.stream.errors import MalformedMessage, StreamError
 from online_synclr.stream.frames import Buffer, pack, unpack
+from online_synclr.stream.group import Group
 from online_synclr.stream.keys import GeneratorKey
 from online_synclr.stream.messages import (
     MAX_HEADER_BYTES,
@@ -24,6 +26,7 @@ from online_synclr.stream.messages import (
     End,
     GroupHeader,
     Hello,
+    InRing,
     Join,
     Message,
     PeerState,
@@ -32,6 +35,7 @@ from online_synclr.stream.messages import (
     Ticket,
     Welcome,
 )
+from online_synclr.stream.ring_memory import GeneratorRing
 
 HELLO_RETRY_S: Final = 0.05
 HANDSHAKE_MS: Final = 10_000
@@ -63,6 +67,7 @@ class Link:
     asked to stop, or refused, with that reason; `comes_back`: that was about this attempt, not
     about the run or the generator; `bye_acked`: it has read everything; `retired`: it is another
     generator's to serve, only BYE is still said. With JOIN for a greeting, `ticket` is the answer.
+    `ring`: where groups go that are sent under these credits; none: into the message.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class Link:
         self.bye_sent = False
         self.bye_acked = False
         self.retired = False
+        self.ring: GeneratorRing | None = None
         self._greeting = greeting
         self._heartbeat_s = heartbeat_s
         self._connected = False
@@ -110,6 +116,7 @@ class Link:
                 self._connected = event == _UP
                 self.welcomed = False
                 self.credits = 0
+                self._close_ring()
                 self._hello_due_s = 0.0
 
     def _count_handshakes(self, event: int) -> None:
@@ -204,6 +211,24 @@ class Link:
         self.sent += 1
         return True
 
+    def send_in_ring(self, groups: Sequence[Group]) -> bool:
+        """Put groups, for which there are credits, into the ring and tell of them together."""
+        assert self.ring is not None
+        for index, group in enumerate(groups):
+            self.ring.write(index, group.images_mchw)
+        message = InRing(
+            recipes=[group.recipe for group in groups],
+            position=self.ring.position,
+            sequence=self.sent,
+            lease=self.lease,
+        )
+        if not self.send(message):
+            return False
+        self.ring.sent(len(groups))
+        self.credits -= len(groups)
+        self.sent += len(groups)
+        return True
+
     def send_bye(self, counters: dict[str, float]) -> None:
         """Say that nothing follows; `bye_acked` tells when the trainer has read it."""
         self.credits = 0
@@ -212,7 +237,9 @@ class Link:
     def send(self, message: Message, payload: Buffer = b"") -> bool:
         """Send without blocking; False if the connection cannot take it now."""
         try:
-            self.socket.send_multipart(pack(message, payload), zmq.DONTWAIT, copy=False)
+            frames = pack(message, payload)
+            # What has one frame is small: a copy of it costs less than keeping track of it.
+            self.socket.send_multipart(frames, zmq.DONTWAIT, copy=len(frames) == 1)
         except zmq.Again:
             return False
         return True
@@ -224,6 +251,7 @@ class Link:
 
     def close(self) -> None:
         """Drop the connection at once; what is unsent is gone."""
+        self._close_ring()
         self.socket.disable_monitor()
         self.monitor.close(linger=0)
         self.socket.close(linger=0)
@@ -233,6 +261,7 @@ class Link:
             self.welcome, self.welcomed = message, True
             self.credits, self.bye_sent = 0, False
             self._status_due_s = 0.0
+            self._open_ring(message)
         elif isinstance(message, Credit):
             if self.welcomed and not self.bye_sent and message.lease == self.lease:
                 self.credits += message.num_groups
@@ -244,6 +273,18 @@ class Link:
             self.ticket = message
         elif isinstance(message, ByeAck):
             self.bye_acked = True
+
+    def _open_ring(self, welcome: Welcome) -> None:
+        self._close_ring()
+        if welcome.ring is not None and isinstance(self._greeting, Hello):
+            # A trainer that is sent what it offered a ring for says why that may be.
+            with contextlib.suppress(StreamError):
+                self.ring = GeneratorRing(welcome.ring, prod(self._greeting.image_shape))
+
+    def _close_ring(self) -> None:
+        if self.ring is not None:
+            self.ring.close()
+            self.ring = None
 
     def _set_key(self, socket: zmq.Socket[bytes], key: GeneratorKey) -> None:
         socket.setsockopt(zmq.CURVE_SERVERKEY, key.trainers.encode())

@@ -1,15 +1,16 @@
 """What generators and trainers say to each other: typed, versioned, bounded.
 
-    generator -> trainer   JOIN  HELLO  GROUP  STATUS  BYE  ERROR
+    generator -> trainer   JOIN  HELLO  GROUP  IN_RING  STATUS  BYE  ERROR
     trainer -> generator   TICKET  WELCOME or REJECT  CREDIT  END  BYE_ACK
 
 JOIN asks for a place in the running attempt and TICKET gives it, to generators that torchrun has
 not started; with it they greet as all do. HELLO opens a lease period and WELCOME names it; every
-CREDIT and GROUP carries the period, so that groups sent under credits that were taken back are
-recognised. Frames are packed in `frames.py`.
+CREDIT, GROUP and IN_RING carries the period, so that groups sent under credits that were taken back
+are recognised. Frames are packed in `frames.py`.
 """
 
 import math
+from operator import attrgetter
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -18,7 +19,7 @@ from msgspec import Meta
 from online_synclr.stream.errors import MalformedMessage
 from online_synclr.stream.group import Origin, Recipe
 
-PROTOCOL_VERSION: Final = 3
+PROTOCOL_VERSION: Final = 4
 MAX_HEADER_BYTES: Final = 256 * 2**10
 MAX_TEXT: Final = 4096
 MAX_COUNTERS: Final = 256
@@ -31,14 +32,22 @@ MAX_COUNTER: Final = 2.0**53
 """Above it a counter would no longer count: what sums them up stays far from any overflow."""
 
 MAX_CREDITS: Final = 2**20
+MAX_RUN_ID: Final = 64
+MAX_GENERATOR_ID: Final = 64
+GENERATOR_ID: Final = rf"[A-Za-z0-9._-]{{1,{MAX_GENERATOR_ID}}}"
+"""Regular expression of what a generator may be named."""
+
 MAX_SIDE_PX: Final = 8192
 MAX_IMAGES: Final = 1024
+MAX_SLOT_BYTES: Final = 2**40
+TOKEN_BYTES: Final = 16
+MAX_IN_RING: Final = 64
 
 Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Address = Annotated[str, Meta(min_length=1, max_length=256)]
-GeneratorId = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,64}\Z")]
-RunId = Annotated[str, Meta(min_length=1, max_length=64)]
+GeneratorId = Annotated[str, Meta(pattern=rf"\A{GENERATOR_ID}\Z")]
+RunId = Annotated[str, Meta(min_length=1, max_length=MAX_RUN_ID)]
 CounterName = Annotated[str, Meta(min_length=1, max_length=MAX_COUNTER_NAME)]
 Counters = Annotated[dict[CounterName, float], Meta(max_length=MAX_COUNTERS)]
 Images = Annotated[int, Meta(ge=1, le=MAX_IMAGES)]
@@ -60,7 +69,7 @@ class Join(_Message, frozen=True, kw_only=True, tag="join"):
     `run_id`: of the run it belongs to; empty: whichever it finds.
     """
 
-    run_id: Annotated[str, Meta(max_length=64)] = ""
+    run_id: Annotated[str, Meta(max_length=MAX_RUN_ID)] = ""
     protocol: Natural = PROTOCOL_VERSION
     generator_id: GeneratorId
     image_shape: Shape
@@ -85,6 +94,7 @@ class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
     `role`: "engine" sends groups, "control" is the supervisor's and sends none. `image_shape` is
     (images, channels, height, width) of every group to come; a control connection repeats it.
     `connection` counts how often this end has connected: of two HELLOs the higher one is newer.
+    `place`: where it runs (`whereabouts.py`); empty: it wants no shared memory.
     """
 
     run_id: RunId
@@ -96,14 +106,32 @@ class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
     image_shape: Shape
     connection: Natural = 0
     fingerprint: Text = ""
+    place: Annotated[str, Meta(max_length=128)] = ""
+
+
+class RingOffer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Shared memory of the trainer's, for the groups of one lease period (`ring_memory.py`).
+
+    It is file `file` of process `pid`, begins with `token`, and has `num_slots` slots.
+    """
+
+    pid: Annotated[int, Meta(ge=1, lt=2**31)]
+    file: Annotated[int, Meta(ge=0, lt=2**31)]
+    token: Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
+    num_slots: Annotated[int, Meta(ge=1, le=MAX_CREDITS)]
+    slot_bytes: Annotated[int, Meta(ge=1, le=MAX_SLOT_BYTES)]
 
 
 class Welcome(_Message, frozen=True, kw_only=True, tag="welcome"):
-    """Accepted. `lease` numbers the lease period; credits of an earlier one are void."""
+    """Accepted. `lease` numbers the lease period; credits of an earlier one are void.
+
+    `ring`: where the period's groups may be put; none: they are sent.
+    """
 
     trainer_index: Natural
     addresses: Annotated[list[Address], Meta(max_length=MAX_TRAINERS)]
     lease: Natural
+    ring: RingOffer | None = None
 
 
 class Reject(_Message, frozen=True, kw_only=True, tag="reject"):
@@ -134,6 +162,19 @@ class GroupHeader(_Message, frozen=True, kw_only=True, tag="group"):
     dtype: Literal["uint8"] = "uint8"
     encoding: Encoding
     payload_bytes: Natural
+    sequence: Natural
+    lease: Natural
+
+
+class InRing(_Message, frozen=True, kw_only=True, tag="in_ring"):
+    """Groups that lie in the ring, one after the other; no payload.
+
+    The first has `position` there and `sequence` among this connection's groups, the next ones one
+    more each. Small groups are told of together: each costs as much as a message otherwise.
+    """
+
+    recipes: Annotated[list[Recipe], Meta(min_length=1, max_length=MAX_IN_RING)]
+    position: Natural
     sequence: Natural
     lease: Natural
 
@@ -175,9 +216,18 @@ class Error(_Message, frozen=True, kw_only=True, tag="error"):
     stream: Natural | None = None
 
 
-FromGenerator = Join | Hello | GroupHeader | Status | Bye | Error
+FromGenerator = Join | Hello | GroupHeader | InRing | Status | Bye | Error
 FromTrainer = Ticket | Welcome | Reject | Credit | End | ByeAck
 Message = FromGenerator | FromTrainer
+
+# All fields of a kind at once: every group that arrives is checked.
+_texts_of = attrgetter(
+    *(field.name for field in msgspec.structs.fields(Recipe) if field.type is str)
+)
+_numbers_of = attrgetter(
+    *(field.name for field in msgspec.structs.fields(Recipe) if field.type is int)
+)
+_origin_of = attrgetter(*Origin.__struct_fields__)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
@@ -214,6 +264,9 @@ def decode_body(body: bytes | memoryview) -> Message:
         check_counters(message.counters)
     elif isinstance(message, GroupHeader):
         _check_group(message)
+    elif isinstance(message, InRing):
+        for recipe in message.recipes:
+            check_recipe(recipe)
     return message
 
 
@@ -248,16 +301,13 @@ def check_counters(counters: dict[str, float]) -> None:
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise MalformedMessage unless every text and number of the recipe is within bounds."""
-    parts: list[Recipe | Origin] = [recipe]
+    if max(map(len, _texts_of(recipe))) > MAX_TEXT:
+        raise MalformedMessage("recipe_text")
+    numbers = _numbers_of(recipe)
     if recipe.origin is not None:
-        parts.append(recipe.origin)
-    for part in parts:
-        for name in part.__struct_fields__:
-            value = getattr(part, name)
-            if isinstance(value, str) and len(value) > MAX_TEXT:
-                raise MalformedMessage("recipe_text", name)
-            if isinstance(value, int) and not 0 <= value < 2**63:
-                raise MalformedMessage("recipe_number", name)
+        numbers += _origin_of(recipe.origin)
+    if min(numbers) < 0 or max(numbers) >= 2**63:
+        raise MalformedMessage("recipe_number")
 
 
 def _check_group(header: GroupHeader) -> None:

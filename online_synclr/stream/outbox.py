@@ -25,7 +25,7 @@ class Outbox:
         self._stopped = False
         self._failure: Exception | None = None
         self._unsent = 0
-        self._in_hand = False
+        self._in_hand = 0
         self.wait = WaitClock()
 
     def __len__(self) -> int:
@@ -76,31 +76,30 @@ class Outbox:
                 raise self._failure
             return self._is_empty()
 
-    def take(self) -> Group | None:
-        """Take the oldest group in hand; `sent` or `put_back` must follow.
+    def take(self, most: int) -> list[Group]:
+        """Take up to `most` groups in hand, oldest first; `sent` or `put_back` must follow.
 
-        A group in hand is not counted by `stop`: only its sender knows what becomes of it.
+        Groups in hand are not counted by `stop`: only their sender knows what becomes of them.
         """
         with self._changed:
-            if not self._groups:
-                return None
-            self._in_hand = True
-            return self._groups.popleft()
+            taken = [self._groups.popleft() for _ in range(min(most, len(self._groups)))]
+            self._in_hand = len(taken)
+            return taken
 
     def sent(self) -> None:
-        """The group in hand is on its way: there is room for another."""
+        """What was in hand is on its way: there is room for as many others."""
         with self._changed:
-            self._in_hand = False
-            self._changed.notify()
+            self._changed.notify(self._in_hand)
+            self._in_hand = 0
 
-    def put_back(self, group: Group) -> None:
-        """The group in hand could not be sent now; it is the oldest again."""
+    def put_back(self, *groups: Group) -> None:
+        """What was in hand could not be sent now; these are the oldest again, in their order."""
         with self._changed:
-            self._in_hand = False
+            self._in_hand = 0
             if self._stopped:
-                self._unsent += 1
+                self._unsent += len(groups)
             else:
-                self._groups.appendleft(group)
+                self._groups.extendleft(reversed(groups))
 
     def stop(self) -> None:
         """Take no more groups; those queued count as unsent. Idempotent."""
@@ -115,12 +114,6 @@ class Outbox:
         with self._changed:
             self._failure = self._failure or failure
         self.stop()
-
-    def raise_failure(self) -> None:
-        """Raise what `fail` was given, if anything."""
-        with self._changed:
-            if self._failure is not None:
-                raise self._failure
 
     def _has_room_or_ended(self) -> bool:
         return self._stopped or self._has_room()

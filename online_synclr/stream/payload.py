@@ -1,17 +1,12 @@
-"""A group's images as bytes on the wire, and back.
+"""A group's images as bytes on the wire, and back into the memory that the trainer has for them.
 
-One codec an encoding, all behind `PayloadCodec`. A payload in shared memory would be one more codec
-and one more encoding: `encode` copies the images into the slot that the credit named and returns
-the slot's reference (ring, slot, generation) as the payload frame, `decode` checks the reference
-against the ring that this trainer made for that peer incarnation and copies the slot out. The
-checksum, the header and everything around them stay as they are.
+One codec an encoding, all behind `PayloadCodec`. Groups that lie in shared memory have no payload:
+`rings.py` reads them.
 """
 
 import io
-import math
 import struct
-from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -19,12 +14,9 @@ from online_synclr.stream.errors import MalformedMessage
 from online_synclr.stream.frames import Buffer
 from online_synclr.stream.messages import Encoding
 
-SMALL_BYTES: Final = 64 * 2**10
-"""Below this a received payload is copied: a view would keep the socket's read buffer alive."""
-
 
 class PayloadCodec(Protocol):
-    """Images <-> payload frame. `shape` is (images, channels, height, width), dtype uint8."""
+    """Images <-> payload frame. Images are uint8, (images, channels, height, width)."""
 
     encoding: Encoding
 
@@ -32,17 +24,18 @@ class PayloadCodec(Protocol):
         """Bytes to send; may be a view of the images, which must not change afterwards."""
         ...
 
-    def decode(self, payload: Buffer, shape: Sequence[int]) -> np.ndarray:
-        """Images of exactly `shape`; may be a view of the payload.
+    def decode(self, payload: Buffer, out_mchw: np.ndarray) -> None:
+        """Write the images to `out_mchw`, contiguous.
 
         Raises:
-            MalformedMessage: the payload is not images of that shape.
+            MalformedMessage: the payload is not images of that shape; `out_mchw` has then any
+                content.
         """
         ...
 
 
 class RawCodec:
-    """The pixels as they are; no copy on either side for groups of 64 KiB and more."""
+    """The pixels as they are; the sender's own memory is sent, without a copy."""
 
     encoding: Encoding = "raw"
 
@@ -50,14 +43,11 @@ class RawCodec:
         """The images' own memory."""
         return np.ascontiguousarray(images_mchw).data.cast("B")
 
-    def decode(self, payload: Buffer, shape: Sequence[int]) -> np.ndarray:
-        """A view of the payload, or a copy of a small one."""
-        if len(payload) != math.prod(shape):
-            raise MalformedMessage("payload_size", f"{len(payload)} bytes for {tuple(shape)}")
-        flat = np.frombuffer(payload, dtype=np.uint8)
-        if len(payload) < SMALL_BYTES:
-            flat = flat.copy()
-        return flat.reshape(tuple(shape))
+    def decode(self, payload: Buffer, out_mchw: np.ndarray) -> None:
+        """One copy."""
+        if len(payload) != out_mchw.nbytes:
+            raise MalformedMessage("payload_size", f"{len(payload)} bytes for {out_mchw.shape}")
+        np.copyto(out_mchw.reshape(-1), np.frombuffer(payload, dtype=np.uint8))
 
 
 class JpegCodec:
@@ -77,15 +67,13 @@ class JpegCodec:
         table = struct.pack(f"<{len(blobs)}I", *(len(blob) for blob in blobs))
         return table + b"".join(blobs)
 
-    def decode(self, payload: Buffer, shape: Sequence[int]) -> np.ndarray:
-        """New memory; each picture's size is checked before its pixels are decoded."""
-        num_images, channels, height, width = shape
+    def decode(self, payload: Buffer, out_mchw: np.ndarray) -> None:
+        """Each picture's size is checked before its pixels are decoded."""
+        num_images, channels, height, width = out_mchw.shape
         if channels != 3:
             raise MalformedMessage("jpeg_channels", str(channels))
-        images_mchw = np.empty(tuple(shape), dtype=np.uint8)
-        for image_chw, blob in zip(images_mchw, _split_blobs(payload, num_images), strict=True):
+        for image_chw, blob in zip(out_mchw, _split_blobs(payload, num_images), strict=True):
             image_chw[:] = _decode_jpeg(blob, height, width).transpose(2, 0, 1)
-        return images_mchw
 
     def _encode_one(self, image_hwc: np.ndarray) -> bytes:
         from PIL import Image

@@ -10,13 +10,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from online_synclr.names_kept import MAX_NAMES
 from online_synclr.stream.keys import RANKS, admits
 from online_synclr.stream.messages import MAX_GENERATORS, Hello
 from online_synclr.stream.peers import Peer, PeerView, fold, view_generator
 
-MAX_GENERATORS_NAMED: Final = 4096
-OTHERS: Final = "others"
-"""Name of the record of all generators that were too many to keep by name."""
+MAX_GENERATORS_NAMED: Final = MAX_NAMES
+MAX_GONE_NAMED: Final = 256
+"""Of those that joined and left again so many keep a record: each costs every report its part."""
+
+OTHERS: Final = "(others)"
+"""Name of the record of all generators that were too many to keep by name; none can have it."""
 
 MAX_RETIRED: Final = 16384
 """Names of replaced connections that are remembered, so that none of them is let in again."""
@@ -76,7 +80,7 @@ class PeerBook:
             hello.generator_id in self._generators
             or admits(RANKS, hello.generator_id)
             or len(self._generators) < MAX_GENERATORS_NAMED
-            or self._longest_gone() is not None
+            or bool(self._gone())
         )
 
     def add(self, identity: bytes, hello: Hello, now_s: float) -> Arrival:
@@ -115,11 +119,12 @@ class PeerBook:
         ]
 
     def _make_room(self) -> list[Peer]:
-        """Where there are too many names, add the longest gone to `OTHERS`; its peers."""
-        gone = self._longest_gone() if len(self._generators) >= MAX_GENERATORS_NAMED else None
-        if gone is None:
+        """Where there are too many names, add one to `OTHERS`: who left first; its peers."""
+        gone = self._gone()
+        full = len(self._generators) >= MAX_GENERATORS_NAMED or len(gone) > MAX_GONE_NAMED
+        if not gone or not full:
             return []
-        generator = self._generators.pop(gone)
+        generator = self._generators.pop(min(gone, key=lambda name: gone[name]))
         forgotten = list(generator.peers.items())
         for identity, peer in forgotten:
             self._fold(generator, identity, peer)
@@ -129,13 +134,21 @@ class PeerBook:
             others.past[role] = fold([past] if known is None else [known, past])
         return [peer for _, peer in forgotten]
 
-    def _longest_gone(self) -> str | None:
-        heard_s = {
-            name: max(peer.last_heard_s for peer in of.peers.values())
+    def _gone(self) -> dict[str, tuple[bool, float]]:
+        """Whether those that are gone fell silent, and may come back, and when each was last heard.
+
+        Torchrun's own are not among them: they are always remembered by name.
+        """
+        return {
+            name: (
+                any(peer.connection == "silent" for peer in of.peers.values()),
+                max(peer.last_heard_s for peer in of.peers.values()),
+            )
             for name, of in self._generators.items()
-            if of.peers and all(peer.connection != "alive" for peer in of.peers.values())
+            if of.peers
+            and all(peer.connection != "alive" for peer in of.peers.values())
+            and not admits(RANKS, name)
         }
-        return min(heard_s, key=lambda name: heard_s[name]) if heard_s else None
 
     def _fold(self, generator: _Generator, identity: bytes, peer: Peer) -> None:
         role = peer.hello.role

@@ -163,6 +163,8 @@ def _merge_counters(peers: list[Peer]) -> dict[str, float]:
 
 
 def _sum_counters(peers: list[Peer]) -> dict[str, float]:
+    if len(peers) == 1:
+        return dict(peers[0].counters)
     summed: dict[str, float] = {}
     for peer in peers:
         for name, value in peer.counters.items():

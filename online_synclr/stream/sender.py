@@ -1,6 +1,6 @@
 """A generator's end of the stream: one thread, a DEALER to each trainer it serves.
 
-    renderer -> put -> Outbox -> the trainer with most credits
+    renderer -> put -> Outbox -> the trainer with most credits, into its ring or in a message
     trainers -> WELCOME CREDIT END REJECT -> state of their Link
 
 The thread waits in its poller only: for messages (trainers unblock it), for `put`, `close` and
@@ -12,8 +12,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Final
 
+import msgspec
 import numpy as np
 import zmq
 
@@ -22,7 +24,9 @@ from online_synclr.stream.fan_out import choose_trainers
 from online_synclr.stream.group import Group
 from online_synclr.stream.keys import GeneratorKey
 from online_synclr.stream.link import Link
+from online_synclr.stream.memory import keep_large_blocks
 from online_synclr.stream.messages import (
+    MAX_IN_RING,
     Encoding,
     Error,
     GroupHeader,
@@ -35,12 +39,18 @@ from online_synclr.stream.messages import (
 from online_synclr.stream.outbox import Outbox
 from online_synclr.stream.payload import make_codec
 from online_synclr.stream.wake import Wake, poll_ms
+from online_synclr.stream.whereabouts import whereabouts
 
 STALL_S: Final = 0.05
 """Pause before trying a connection again that could not take a group it had a credit for."""
 
 FLUSH_SHARE: Final = 0.5
 """Share of the goodbye during which queued groups may still find credits."""
+
+AT_ONCE_BYTES: Final = 4 * 2**20
+"""Groups that are there anyway are told of together, up to so many bytes of them."""
+
+BATCHES_PER_CREDITS: Final = 4
 
 GONE_S: Final = 2.0
 """Without any trainer for so long, queued groups wait for nobody; a broken connection is back by
@@ -57,12 +67,13 @@ class Sender:
         addresses: of all trainers, by index, or of one, which then tells the others.
         hello: introduces this engine; `image_shape` is checked against every group.
         queue_groups: groups held while no credit is there.
-        encoding, jpeg_quality: of the payloads.
+        encoding, jpeg_quality: of the payloads that go through a socket.
         heartbeat_s: STATUS is sent at least this often.
         fan_out, position: trainers served at most (0: all), and this generator's number, which
             spreads generators over trainers.
         key: to connect with, for trainers that listen on TCP.
         on_first_group: called once, by the thread, with the seconds until a group was sent.
+        shared_memory: use the ring of a trainer that offers one.
     """
 
     def __init__(
@@ -78,10 +89,14 @@ class Sender:
         position: int = 0,
         key: GeneratorKey | None = None,
         on_first_group: Callable[[float], None] = lambda elapsed_s: None,
+        shared_memory: bool = True,
     ) -> None:
+        keep_large_blocks()
         self._began_s = time.monotonic()
         self._on_first_group = on_first_group
         self.end_seen = threading.Event()
+        if shared_memory:
+            hello = msgspec.structs.replace(hello, place=whereabouts())
         self._hello = hello
         self._heartbeat_s = heartbeat_s
         self._fan_out = fan_out
@@ -102,6 +117,8 @@ class Sender:
         """When a trainer last listened, as far as `close` has looked."""
         self._clean = False
         self._stalled = False
+        self._hungry = False
+        """Whether the thread lacks groups. Else it looks for them itself, once it has credits."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._wake = Wake(self._context)
         self._poller = zmq.Poller()
@@ -125,7 +142,7 @@ class Sender:
         """
         self._check(group)
         taken = self._outbox.put(group, timeout_s)
-        if taken:
+        if taken and self._hungry:
             self._wake.wake()
         return taken
 
@@ -257,24 +274,50 @@ class Sender:
     def _send_groups(self) -> None:
         self._stalled = False
         while link := self._link_with_credits():
-            group = self._outbox.take()
-            if group is None:
+            # In this order: what is put after this look is told by whoever puts it.
+            self._hungry = True
+            groups = self._outbox.take(self._most_at_once(link))
+            if not groups:
                 return
-            if not self._send_group(link, group):
-                self._outbox.put_back(group)
+            if not self._send_groups_to(link, groups):
+                self._outbox.put_back(*groups)
                 self._stalled = True
                 return
             self._outbox.sent()
+        self._hungry = False
+
+    def _most_at_once(self, link: Link) -> int:
+        """How many groups one message may tell of."""
+        if link.ring is None:
+            return 1
+        by_size = AT_ONCE_BYTES // prod(self._hello.image_shape)
+        # A part of the credits: the trainer reads while others are written.
+        by_credits = link.ring.num_slots // BATCHES_PER_CREDITS
+        return max(1, min(by_size, by_credits, MAX_IN_RING, link.credits))
 
     def _link_with_credits(self) -> Link | None:
         link = max(self._links, key=lambda link: link.credits, default=None)
         return link if link is not None and link.credits > 0 else None
 
+    def _send_groups_to(self, link: Link, groups: Sequence[Group]) -> bool:
+        if link.ring is not None:
+            started_s = time.monotonic()
+            sent = link.send_in_ring(groups)
+            self._count_encode(started_s)
+        else:
+            (group,) = groups
+            sent = self._send_group(link, group)
+        if sent:
+            with self._lock:
+                first, self._sent = not self._sent, self._sent + len(groups)
+            if first:
+                self._on_first_group(time.monotonic() - self._began_s)
+        return sent
+
     def _send_group(self, link: Link, group: Group) -> bool:
         started_s = time.monotonic()
         payload = self._codec.encode(group.images_mchw)
-        with self._lock:
-            self._busy_encode_s += time.monotonic() - started_s
+        self._count_encode(started_s)
         header = GroupHeader(
             recipe=group.recipe,
             shape=self._hello.image_shape,
@@ -283,20 +326,20 @@ class Sender:
             sequence=link.sent,
             lease=link.lease,
         )
-        if not link.send_group(header, payload):
-            return False
+        return link.send_group(header, payload)
+
+    def _count_encode(self, started_s: float) -> None:
         with self._lock:
-            self._sent += 1
-        if self._sent == 1:
-            self._on_first_group(time.monotonic() - self._began_s)
-        return True
+            self._busy_encode_s += time.monotonic() - started_s
 
     def _send_status(self) -> None:
         with self._lock:
             fresh, self._status_fresh = self._status_fresh, False
             state, published = self._state, self._published
-        counters = {**published, **self.counters()}
         now_s = time.monotonic()
+        if not fresh and all(link.welcomed and now_s < link.next_due_s() for link in self._links):
+            return
+        counters = {**published, **self.counters()}
         for link in self._links:
             link.tend(state, counters, now_s, at_once=fresh)
 

@@ -1,7 +1,9 @@
 """What the receiver feeds: the seam between the stream and a trainer's memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
+
+import numpy as np
 
 from online_synclr.stream.group import Group
 
@@ -20,8 +22,16 @@ class GroupSink(Protocol):
         """
         ...
 
+    def place(self, shape: Sequence[int]) -> np.ndarray:
+        """Memory for the images of the next group inserted: uint8, contiguous, of `shape`.
+
+        The stream writes there, and to nothing else, between this and `insert`. If no group comes
+        of it (a payload that is none), the next one is written over it.
+        """
+        ...
+
     def insert(self, group: Group) -> None:
-        """One of the groups in flight arrived; a credit reserved its room."""
+        """One of the groups in flight arrived, in `place`; a credit reserved its room."""
         ...
 
     def reclaim(self, num_credits: int) -> None:

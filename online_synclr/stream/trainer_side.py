@@ -1,9 +1,10 @@
-"""What a trainer answers to each message: a pure state machine without sockets or threads.
+"""What a trainer answers to each message: a state machine without sockets or threads.
 
 The receiver feeds it frames and the time, and sends what it returns. Rules:
   - Nothing received can raise: what is not a message of a known peer is dropped and counted.
   - A group is inserted only under a credit that is still leased to its sender. Everything else
     that looks like a group is discarded, counted once, by reason.
+  - Its images are written where the sink wants them, from the message or from the sender's ring.
   - A connection is whoever its HELLO says, if its key permits. The ROUTER's own routing id of a
     connection, its *route*, is only where to answer: nobody can speak on another's.
   - A peer that speaks after it was counted as dead is welcomed into a new lease period; what it
@@ -11,19 +12,21 @@ The receiver feeds it frames and the time, and sends what it returns. Rules:
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple
 
 import msgspec
+import numpy as np
 
 from online_synclr.stream.admission import PlaceNumbers, Terms
 from online_synclr.stream.conduct import MAX_FAULTS, Conduct
-from online_synclr.stream.credits import CreditLedger
+from online_synclr.stream.credits import CreditBook
 from online_synclr.stream.ends import Ends
 from online_synclr.stream.errors import MalformedMessage
 from online_synclr.stream.frames import Buffer, unpack
-from online_synclr.stream.group import Group
+from online_synclr.stream.group import Group, Recipe
 from online_synclr.stream.messages import (
     PROTOCOL_VERSION,
     Bye,
@@ -34,6 +37,7 @@ from online_synclr.stream.messages import (
     FromTrainer,
     GroupHeader,
     Hello,
+    InRing,
     Join,
     Message,
     Reject,
@@ -46,6 +50,7 @@ from online_synclr.stream.payload import JpegCodec, PayloadCodec, RawCodec
 from online_synclr.stream.peer_book import MAX_GENERATORS_NAMED, PeerBook
 from online_synclr.stream.peers import Connection, Peer, PeerView, ReceiverCounters
 from online_synclr.stream.plain_text import plain
+from online_synclr.stream.rings import Rings
 from online_synclr.stream.sink import GroupSink
 
 CHECKS_PER_SILENCE: Final = 8
@@ -68,6 +73,14 @@ class Outgoing:
     message: Message
 
 
+class _Arriving(NamedTuple):
+    """A group whose images are still to be fetched."""
+
+    recipe: Recipe
+    sequence: int
+    lease: int
+
+
 class TrainerSide:
     """State of one trainer's end of the stream; not thread-safe.
 
@@ -77,6 +90,7 @@ class TrainerSide:
         credits_per_generator: most groups one connection may have in flight.
         silence_s: a peer not heard for this long is counted as silent.
         trainer_index: of this trainer; WELCOME tells it, with `addresses` of all trainers.
+        rings: shared memory for generators that can reach it; none: all groups are sent.
     """
 
     def __init__(
@@ -87,16 +101,18 @@ class TrainerSide:
         credits_per_generator: int,
         silence_s: float,
         trainer_index: int = 0,
+        rings: Rings | None = None,
     ) -> None:
         self._terms = terms
         self._sink = sink
+        self._rings = rings
         self._silence_s = silence_s
         self._trainer_index = trainer_index
         self.addresses: list[str] = []
         self.complete = False
         """Whether `addresses` has all trainers: nobody can be given a place before."""
         self._numbers = PlaceNumbers(trainer_index)
-        self._ledger: CreditLedger[bytes] = CreditLedger(credits_per_generator)
+        self._credits: CreditBook[bytes] = CreditBook(credits_per_generator)
         self._peers = PeerBook()
         self._routes: dict[bytes, bytes] = {}
         self._conduct = Conduct()
@@ -116,9 +132,9 @@ class TrainerSide:
         )
 
     @property
-    def num_records(self) -> int:
-        """Records kept of all connections so far."""
-        return sum(1 for _ in self._peers.records())
+    def num_taken(self) -> int:
+        """Messages taken in so far, each group counted as one."""
+        return self._taken
 
     @property
     def check_interval_s(self) -> float:
@@ -158,8 +174,11 @@ class TrainerSide:
             return self._blame(route)
         self._conduct.good(route)
         peer.last_heard_s, peer.withdrawn_since_s = now_s, None
-        if isinstance(message, GroupHeader):
-            self._on_group(identity, peer, message, payload)
+        if isinstance(message, InRing):
+            self._on_groups_in_ring(identity, peer, message)
+            answer = self._revive(identity, peer)
+        elif isinstance(message, GroupHeader):
+            self._on_group_sent(identity, peer, message, payload)
             answer = self._revive(identity, peer)
         else:
             answer = self._on_word(identity, peer, message)
@@ -173,16 +192,18 @@ class TrainerSide:
         out: list[Outgoing] = []
         while True:
             # The second round tells the sink what is now in flight, so that it makes room for it.
-            wanted = self._sink.credits_to_issue(self._ledger.in_flight)
-            grants = self._ledger.assign(wanted) if self._end is None else {}
+            wanted = self._sink.credits_to_issue(self._credits.in_flight)
+            grants = self._credits.assign(wanted) if self._end is None else {}
             if not grants:
                 return out
             for identity, num_groups in grants.items():
-                lease = self._ledger.lease_of(identity) or 0
+                lease = self._credits.lease_of(identity) or 0
                 credit = Credit(num_groups=num_groups, lease=lease)
                 peer = self._peers.get(identity)
                 assert peer is not None, "a lease is closed before its peer's record goes"
                 peer.granted += num_groups
+                if self._rings is not None:
+                    self._rings.grant(identity, num_groups)
                 out.append(Outgoing(peer.route, credit))
 
     def on_unsent(self, outgoing: Outgoing, *, unreachable: bool) -> None:
@@ -191,8 +212,10 @@ class TrainerSide:
         if unreachable:
             self._reclaim(identity)
         elif isinstance(outgoing.message, Credit):
-            taken = self._ledger.withdraw(identity, outgoing.message.num_groups)
+            taken = self._credits.withdraw(identity, outgoing.message.num_groups)
             self._sink.reclaim(taken)
+            if self._rings is not None:
+                self._rings.grant(identity, -taken)
 
     def check_silence(self, now_s: float) -> None:
         """Count peers not heard for `silence_s` as silent; call after reading all that waits."""
@@ -237,7 +260,7 @@ class TrainerSide:
             malformed=dict(self._malformed),
             messages=self._messages,
             taken=self._taken,
-            credits_in_flight=self._ledger.in_flight,
+            credits_in_flight=self._credits.in_flight,
         )
 
     def _on_malformed(
@@ -250,7 +273,7 @@ class TrainerSide:
     ) -> list[Outgoing]:
         if peer is not None and num_frames == 2:
             # A group with a broken header or payload: it used up its sender's credit.
-            if self._ledger.spend(identity):
+            if self._credits.spend(identity):
                 self._sink.reclaim(1)
             peer.discarded[error.reason] += 1
         else:
@@ -319,11 +342,14 @@ class TrainerSide:
         return self._welcome(identity, peer)
 
     def _welcome(self, identity: bytes, peer: Peer) -> list[Outgoing]:
-        lease = 0
+        lease, ring = 0, None
         if peer.hello.role == "engine":
-            lease, reclaimed = self._ledger.open(identity)
+            lease, reclaimed = self._credits.open(identity)
             self._sink.reclaim(reclaimed)
-        welcome = Welcome(trainer_index=self._trainer_index, addresses=self.addresses, lease=lease)
+            ring = self._rings.open(identity, peer.hello) if self._rings is not None else None
+        welcome = Welcome(
+            trainer_index=self._trainer_index, addresses=self.addresses, lease=lease, ring=ring
+        )
         out = [Outgoing(peer.route, welcome)]
         if self._end is not None:
             out.append(Outgoing(peer.route, self._end))
@@ -382,33 +408,64 @@ class TrainerSide:
             self._routes.pop(gone.route, None)
         return arrival.peer
 
-    def _on_group(self, identity: bytes, peer: Peer, header: GroupHeader, payload: Buffer) -> None:
-        leased = self._ledger.spend(identity, header.lease)
-        fault = self._fault_of(peer, header)
-        peer.next_sequence = max(peer.next_sequence, header.sequence + 1)
+    def _on_group_sent(
+        self, identity: bytes, peer: Peer, header: GroupHeader, payload: Buffer
+    ) -> None:
+        fault = "shape" if header.shape != self._terms.image_shape else None
+        arrived = self._on_group(
+            identity,
+            peer,
+            _Arriving(header.recipe, header.sequence, header.lease),
+            fault,
+            lambda images_mchw: self._codecs[header.encoding].decode(payload, images_mchw),
+        )
+        if arrived and self._rings is not None:
+            self._rings.not_used(identity)
+
+    def _on_groups_in_ring(self, identity: bytes, peer: Peer, message: InRing) -> None:
+        # Each group counts as a message: so many more were told of at once.
+        self._messages += len(message.recipes) - 1
+        for index, recipe in enumerate(message.recipes):
+            self._on_group(
+                identity,
+                peer,
+                _Arriving(recipe, message.sequence + index, message.lease),
+                None if recipe.num_images == self._terms.image_shape[0] else "shape",
+                partial(self._read_ring, identity, message.position + index),
+            )
+
+    def _read_ring(self, identity: bytes, position: int, images_mchw: np.ndarray) -> None:
+        if self._rings is None:
+            raise MalformedMessage("slot", "no ring")
+        self._rings.read(identity, position, images_mchw)
+
+    def _on_group(
+        self,
+        identity: bytes,
+        peer: Peer,
+        group: _Arriving,
+        fault: str | None,
+        land: Callable[[np.ndarray], None],
+    ) -> bool:
+        """Insert it or count why not; whether it was inserted. `land` writes its images."""
+        leased = self._credits.spend(identity, group.lease)
+        fault = fault or _fault_of(peer, group)
+        peer.next_sequence = max(peer.next_sequence, group.sequence + 1)
         if fault is None and leased:
+            images_mchw = self._sink.place(self._terms.image_shape)
             try:
-                images_mchw = self._codecs[header.encoding].decode(payload, header.shape)
+                land(images_mchw)
             except MalformedMessage as error:
                 fault = error.reason
             else:
-                self._sink.insert(Group(header.recipe, images_mchw))
+                self._sink.insert(Group(group.recipe, images_mchw))
                 peer.received += 1
                 self._taken += 1
-                return
+                return True
         if leased:
             self._sink.reclaim(1)
         peer.discarded[fault or "late"] += 1
-
-    def _fault_of(self, peer: Peer, header: GroupHeader) -> str | None:
-        if header.shape != self._terms.image_shape:
-            return "shape"
-        if header.sequence < peer.next_sequence:
-            return "repeated"
-        recipe = header.recipe
-        if (recipe.incarnation, recipe.stream) != (peer.hello.incarnation, peer.hello.stream):
-            return "foreign_recipe"
-        return None
+        return False
 
     def _on_word(self, identity: bytes, peer: Peer, message: Message) -> list[Outgoing]:
         self._taken += 1
@@ -454,4 +511,15 @@ class TrainerSide:
         self._reclaim(identity)
 
     def _reclaim(self, identity: bytes) -> None:
-        self._sink.reclaim(self._ledger.close(identity))
+        self._sink.reclaim(self._credits.close(identity))
+        if self._rings is not None:
+            self._rings.close(identity)
+
+
+def _fault_of(peer: Peer, group: _Arriving) -> str | None:
+    if group.sequence < peer.next_sequence:
+        return "repeated"
+    recipe = group.recipe
+    if (recipe.incarnation, recipe.stream) != (peer.hello.incarnation, peer.hello.stream):
+        return "foreign_recipe"
+    return None

@@ -24,6 +24,7 @@ class Wake:
         self._sender.connect(address)
         self._lock = threading.Lock()
         self._pending = False
+        self._unread = 0
         self._closed = False
 
     def wake(self) -> None:
@@ -37,9 +38,13 @@ class Wake:
     def clear(self) -> None:
         """Polling thread: take the wake; whatever was asked for before it is now visible."""
         with self._lock:
+            self._unread += self._pending
             self._pending = False
-            with contextlib.suppress(zmq.Again):
-                self.socket.recv(zmq.DONTWAIT)
+            # Asking in vain costs an exception, and this is asked before every message.
+            if self._unread:
+                with contextlib.suppress(zmq.Again):
+                    self.socket.recv(zmq.DONTWAIT)
+                    self._unread -= 1
 
     def close(self) -> None:
         """Close both ends; the polling thread must have ended. Idempotent."""

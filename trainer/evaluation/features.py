@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import interpolate
 
-from trainer.objective.views import IMAGENET_MEAN, IMAGENET_STD
+from trainer.objective.augment_apply import IMAGENET_MEAN, IMAGENET_STD
 
 RAW_PX = 16
 """Side at which the raw-pixel baseline compares images."""

@@ -4,12 +4,14 @@ Shapes: N samples; index tensors name the samples of a subset, whose size the ho
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from online_synclr.config.schema import AugmentConfig
 from trainer.objective.augment_colour import Blend
 from trainer.objective.augment_crop import draw_boxes
+from trainer.objective.augment_resample import Box
 from trainer.objective.rng import to_device
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -32,7 +34,7 @@ class Subset:
 class JitterStep:
     """One of the four operations of the jitter, in each sample's own random order."""
 
-    blend: Blend
+    blend: Blend | None
     hue: Subset
 
 
@@ -41,15 +43,15 @@ class CropParams:
     """All parameters of one crop of N images.
 
     `boxes_N4` int64 (top, left, height, width); `flips_N` bool; `downsample` maps a side in pixels
-    to int64 indices; `jitter` has four steps; `grey` is the blend of the greyscale; `blur` has the
-    widths as values; `solarise_K` int64 indices.
+    to int64 indices; `jitter` has four steps; `blur` has the widths as values; `grey_K` and
+    `solarise_K` are int64 indices.
     """
 
     boxes_N4: torch.Tensor
     flips_N: torch.Tensor
     downsample: dict[int, torch.Tensor]
     jitter: tuple[JitterStep, ...]
-    grey: Blend
+    grey_K: torch.Tensor
     blur: Subset
     solarise_K: torch.Tensor
 
@@ -84,7 +86,7 @@ def draw_crop(
         flips_N=happens(augment.flip),
         downsample=_draw_downsample(happens(augment.downsample), augment, generator),
         jitter=_draw_jitter(happens(augment.jitter), augment.jitter_strength, generator),
-        grey=_greyscale(happens(augment.grey)),
+        grey_K=_indices(happens(augment.grey)),
         blur=_draw_blur(happens(settings.blur_N), settings.sigmas, generator),
         solarise_K=_indices(happens(settings.solarise_N)),
     )
@@ -92,6 +94,8 @@ def draw_crop(
 
 def params_to(params: CropParams, device: torch.device) -> CropParams:
     """The same parameters on `device`, copied without making the host wait."""
+    if device.type == "cpu":
+        return params
     return CropParams(
         boxes_N4=to_device(params.boxes_N4, device),
         flips_N=to_device(params.flips_N, device),
@@ -100,10 +104,26 @@ def params_to(params: CropParams, device: torch.device) -> CropParams:
             JitterStep(_blend_to(step.blend, device), _subset_to(step.hue, device))
             for step in params.jitter
         ),
-        grey=_blend_to(params.grey, device),
+        grey_K=to_device(params.grey_K, device),
         blur=_subset_to(params.blur, device),
         solarise_K=to_device(params.solarise_K, device),
     )
+
+
+def seen_boxes(params: CropParams, height: int, width: int) -> list[Box]:
+    """The pixels that each crop reads of its image; of all, where it goes through fewer pixels.
+
+    Args:
+        params: on the CPU.
+        height: of the images.
+        width: of the images.
+    """
+    boxes: list[Box] = [(box[0], box[1], box[2], box[3]) for box in params.boxes_N4.tolist()]
+    for px, index in params.downsample.items():
+        if px < max(height, width):
+            for sample in index.tolist():
+                boxes[sample] = (0, 0, height, width)
+    return boxes
 
 
 def _draw_downsample(
@@ -149,12 +169,7 @@ def _jitter_step(
         mean_weight_N=rest_N * (operation_N == CONTRAST),
     )
     hue_K = _indices(chosen_N & (operation_N == HUE))
-    return JitterStep(weights, Subset(hue_K, turns_N[hue_K]))
-
-
-def _greyscale(chosen_N: torch.Tensor) -> Blend:
-    grey_N = chosen_N.float()
-    return Blend(1.0 - grey_N, grey_N, torch.zeros_like(grey_N))
+    return JitterStep(weights.without_idle(), Subset(hue_K, turns_N[hue_K]))
 
 
 def _draw_blur(
@@ -169,12 +184,8 @@ def _indices(chosen_N: torch.Tensor) -> torch.Tensor:
     return chosen_N.nonzero()[:, 0]
 
 
-def _blend_to(weights: Blend, device: torch.device) -> Blend:
-    return Blend(
-        to_device(weights.gain_N, device),
-        to_device(weights.grey_weight_N, device),
-        to_device(weights.mean_weight_N, device),
-    )
+def _blend_to(weights: Blend | None, device: torch.device) -> Blend | None:
+    return weights and weights.map(partial(to_device, device=device))
 
 
 def _subset_to(subset: Subset, device: torch.device) -> Subset:

@@ -9,6 +9,7 @@ from timm.models import VisionTransformer, checkpoint_seq
 from torch import nn
 
 from online_synclr.config.schema import TrainerConfig
+from trainer.objective.patches import embed_patches
 
 MASK_TOKEN_STD = 0.02
 """As the other tokens of the published code."""
@@ -54,7 +55,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: a mask was given to a backbone made without a mask token.
         """
-        tokens_NHWE = self.vit.patch_embed(images_N3HW)
+        tokens_NHWE = embed_patches(self.vit.patch_embed, images_N3HW)
         if mask_NT is not None:
             if self.mask_token is None:
                 raise ValueError("this backbone has no mask token")
@@ -72,8 +73,12 @@ class Backbone(nn.Module):
         return self.vit.blocks(tokens)
 
     def forward(self, images_N3HW: torch.Tensor) -> torch.Tensor:
-        """Class tokens (N, E): what evaluation reads."""
-        return self.forward_tokens(images_N3HW)[0]
+        """Class tokens (N, E): what evaluation reads, never compiled.
+
+        Its batches have sizes of their own, and each would need a graph.
+        """
+        with torch.compiler.set_stance("force_eager"):
+            return self.forward_tokens(images_N3HW)[0]
 
 
 def build_backbone(trainer: TrainerConfig, *, drop_path: float, mask_token: bool) -> Backbone:

@@ -3,12 +3,15 @@
 import torch
 from torch import nn
 
+from trainer.objective.shards import own_parts
+
 
 class EmaUpdate:
     """Pairs the parameters of teacher and student once, by name.
 
     The update is elementwise on equal students, so the teachers of all ranks stay identical
-    without a collective.
+    without a collective. Where the networks are sharded, both in the same way, each rank updates
+    its own part.
     """
 
     def __init__(self, teacher: nn.Module, student: nn.Module) -> None:
@@ -36,9 +39,9 @@ class EmaUpdate:
     @torch.no_grad()
     def copy(self) -> None:
         """Set the teacher to the student."""
-        torch._foreach_copy_(self._teacher, self._student)
+        torch._foreach_copy_(own_parts(self._teacher), own_parts(self._student))
 
     @torch.no_grad()
     def step(self, momentum: float) -> None:
         """teacher <- momentum * teacher + (1 - momentum) * student; after an optimiser step."""
-        torch._foreach_lerp_(self._teacher, self._student, 1.0 - momentum)
+        torch._foreach_lerp_(own_parts(self._teacher), own_parts(self._student), 1.0 - momentum)

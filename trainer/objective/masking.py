@@ -22,6 +22,10 @@ class Mask:
     mask_KT: torch.Tensor
     index_R: torch.Tensor
 
+    def to(self, device: torch.device) -> "Mask":
+        """The same mask on `device`, copied without a wait."""
+        return Mask(to_device(self.mask_KT, device), to_device(self.index_R, device))
+
 
 def masked_counts(num_crops: int, num_tokens: int, mim: MimConfig) -> tuple[int, int]:
     """Masked crops and masked tokens of each; at least one of both."""
@@ -36,9 +40,8 @@ def draw_mask(
     mim: MimConfig,
     *,
     generator: torch.Generator,
-    device: torch.device,
 ) -> Mask:
-    """Draw a mask on the CPU and copy it to `device` without a wait."""
+    """Draw a mask, on the CPU."""
     num_masked, tokens_each = masked_counts(num_crops, num_tokens, mim)
     crops_M = torch.randperm(num_crops, generator=generator)[:num_masked].sort().values
     order_MT = torch.rand((num_masked, num_tokens), generator=generator).argsort(dim=1)
@@ -46,4 +49,4 @@ def draw_mask(
     index_R = (crops_M[:, None] * num_tokens + tokens_Mt).flatten()
     mask_KT = torch.zeros(num_crops * num_tokens, dtype=torch.bool)
     mask_KT[index_R] = True
-    return Mask(to_device(mask_KT.view(num_crops, num_tokens), device), to_device(index_R, device))
+    return Mask(mask_KT.view(num_crops, num_tokens), index_R)

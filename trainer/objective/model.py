@@ -13,6 +13,7 @@ from torch import nn
 from online_synclr.config.schema import TrainerConfig
 from online_synclr.seeds import derive_seed
 from trainer.objective.backbone import Backbone, build_backbone
+from trainer.objective.compiled import compile_networks
 from trainer.objective.ema import EmaUpdate
 from trainer.objective.heads import MimHead, build_predictor, build_projector
 from trainer.objective.precision import unfuse_slow_attention
@@ -97,9 +98,12 @@ class Teacher(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def forward(self, globals_: torch.Tensor, index_R: torch.Tensor | None = None) -> TeacherOutput:
-        """Keys (not normalised) of the unmasked global crops, and features of the masked tokens."""
+        """Keys (not normalised) of the unmasked global crops, and features of the masked tokens.
+
+        They are inference tensors: autograd cannot keep them, only what is computed from them.
+        """
         cls_KE, patches_KTE = self.backbone.forward_tokens(globals_)
         patches_RZ, prototypes_PZ = _patches(self.mim_head, patches_KTE, index_R)
         return TeacherOutput(self.projector(cls_KE), patches_RZ, prototypes_PZ)
@@ -128,7 +132,7 @@ def build_model(
         The model, in float32; the student in training mode, the teacher in evaluation mode.
 
     Raises:
-        ValueError: the backbone does not fit (see `build_backbone`).
+        ValueError: the backbone does not fit (see `build_backbone`), or it cannot be compiled here.
     """
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: it would seed the GPUs' generators too, which are not restored.
@@ -137,6 +141,8 @@ def build_model(
     for network in (student, teacher):
         network.to(device)
         unfuse_slow_attention(network, trainer.precision, torch.device(device))
+    if trainer.compile:
+        compile_networks(student, teacher)
     ema = EmaUpdate(teacher, student)
     ema.copy()
     return SynCLRModel(student, teacher, ema)

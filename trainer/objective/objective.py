@@ -1,9 +1,16 @@
 """The losses of one step: contrastive on global crops, on local crops, and masked images.
 
-Shapes: N images on this rank, G global crops of each, K = G * N keys, M keys of all trainers.
+    teach -> targets -> (predict -> compare) for each part of the batch
+
+All that the student is compared with has no gradient and is small: keys, and features of masked
+tokens. And every loss is a mean over anchors or tokens. So the student may see the batch in parts:
+their losses, and gradients, add up to those of the whole, whatever their number.
+
+Shapes: N images on this rank, n of them in a part, G global crops of each, K = G * N keys, M keys
+of all trainers, R masked tokens on this rank.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -14,12 +21,16 @@ from trainer.objective.contrastive import Candidates, candidates, contrastive_lo
 from trainer.objective.gather import Trainers
 from trainer.objective.ids import occurrences
 from trainer.objective.masking import Mask, draw_mask
-from trainer.objective.mim import PatchScores, mim_loss, sinkhorn_log_scale
+from trainer.objective.mim import Targets as PatchTargets
+from trainer.objective.mim import mim_loss
 from trainer.objective.model import StudentOutput, Teacher, TeacherOutput, masked_images
+from trainer.objective.parts import Part
+from trainer.objective.patch_scores import PatchScores
 from trainer.objective.precision import autocast
 from trainer.objective.rng import step_generator, to_device
 from trainer.objective.schedules import step_settings
 from trainer.objective.shuffle import exchanged
+from trainer.objective.sinkhorn import sinkhorn_log_scale
 from trainer.objective.views import Views
 
 
@@ -27,8 +38,9 @@ from trainer.objective.views import Views
 class LossParts:
     """Float32 scalars on the device; `total` is the weighted sum and alone needs a backward.
 
-    `metrics` are without gradient and equal on every rank: `same_concept_share`, of the candidates
-    that are not positives those of the image's own concept, mean over the images (possible false
+    Those of a part of the batch are its share: the parts' sum is the whole's. `metrics` are without
+    gradient, equal on every rank and in every part: `same_concept_share`, of the candidates that
+    are not positives those of the image's own concept, mean over the images (possible false
     negatives); `repeated_share`, the groups of the global batch whose caption occurs again in it.
     """
 
@@ -37,6 +49,50 @@ class LossParts:
     local: torch.Tensor
     mim: torch.Tensor
     metrics: dict[str, torch.Tensor]
+
+    def detached(self) -> "LossParts":
+        """The same figures without the graph behind them."""
+        return LossParts(
+            self.total.detach(),
+            self.global_.detach(),
+            self.local.detach(),
+            self.mim.detach(),
+            self.metrics,
+        )
+
+    def plus(self, other: "LossParts") -> "LossParts":
+        """Sum of the losses of two parts of one step, whose metrics are the same."""
+        return LossParts(
+            self.total + other.total,
+            self.global_ + other.global_,
+            self.local + other.local,
+            self.mim + other.mim,
+            self.metrics,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What the student of a step is compared with; nothing in it has a gradient.
+
+    `patches`: none without masked images. `share`: of the rank's images, how many these are for.
+    """
+
+    against: Candidates
+    patches: PatchTargets | None
+    share: float
+    metrics: dict[str, torch.Tensor]
+
+    def of(self, part: Part) -> "Targets":
+        """The targets of a part of the images those of the whole batch are for."""
+        if part.is_whole:
+            return self
+        return replace(
+            self,
+            against=self.against.of_images(part.rows_n),
+            patches=None if self.patches is None else self.patches.of_tokens(part.tokens),
+            share=part.share,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +111,9 @@ class Identities:
 class Objective:
     """Computes the losses; owns the order of the trainers' collectives within a step.
 
-    Every trainer calls `losses` for the same step with equally many images. It waits for the other
-    trainers where keys and Sinkhorn sums meet; the vote before the step makes sure that they come.
+    Every trainer calls `targets` (or `losses`, which does) for the same step with equally many
+    images. It waits for the other trainers where keys and Sinkhorn sums meet; the vote before the
+    step makes sure that they come.
     """
 
     def __init__(
@@ -93,7 +150,7 @@ class Objective:
         image_ids: torch.Tensor,
         step: int,
     ) -> LossParts:
-        """Forward passes and losses of one step, without a wait for the device.
+        """Forward passes and losses of a whole batch at once, without a wait for the device.
 
         Args:
             views: of this rank's N images, group by group.
@@ -106,71 +163,87 @@ class Objective:
             The parts; the losses are means over this rank's anchors, so that averaging gradients
             over the trainers gives the gradient of the global batch.
         """
-        mask = self.draw_mask(views, step)
-        students, teachers = self.forward(views, mask)
-        ids = self._exchange(self._identities(class_ids, concept_ids, image_ids), step)
-        return self.combine(students, teachers, ids, step)
+        mask = self.draw_mask(views.num_images, step)
+        if mask is not None:
+            mask = mask.to(views.globals_.device)
+        ids = self.identities(class_ids, concept_ids, image_ids, step)
+        targets = self.targets(self.teach(views.globals_, mask), ids, step)
+        return self.compare(self.predict(views, mask), targets)
 
-    def draw_mask(self, views: Views, step: int) -> Mask | None:
-        """The step's mask, or none when masked images are not part of the objective."""
+    def draw_mask(self, num_images: int, step: int) -> Mask | None:
+        """The step's mask, on the CPU; none when masked images are not part of the objective."""
         if not masked_images(self._trainer):
             return None
-        side = views.globals_.shape[-1] // self._teacher.backbone.patch_px
+        crops = self._trainer.crops
+        side = crops.global_px // self._teacher.backbone.patch_px
         return draw_mask(
-            views.globals_.shape[0],
+            crops.globals_per_image * num_images,
             side * side,
             self._trainer.mim,
             generator=self._generator("masks", step),
-            device=views.globals_.device,
         )
 
-    def forward(self, views: Views, mask: Mask | None) -> tuple[StudentOutput, TeacherOutput]:
-        """Both networks, in the precision of the settings."""
+    def identities(
+        self, captions: torch.Tensor, concepts: torch.Tensor, images: torch.Tensor, step: int
+    ) -> Identities:
+        """Those of this rank's images, int64 (N, 2) each; exchanged in the control experiment."""
+        choice = {"caption": captions, "image": images, "concept": concepts}
+        ids = Identities(choice[self._trainer.contrastive.positives], concepts, captions)
+        return self._exchange(ids, step)
+
+    def teach(self, globals_: torch.Tensor, mask: Mask | None) -> TeacherOutput:
+        """The teacher's pass, in the precision of the settings."""
+        with autocast(self._trainer.precision, globals_.device):
+            output: TeacherOutput = self._teacher(globals_, None if mask is None else mask.index_R)
+        return output
+
+    def predict(self, views: Views, mask: Mask | None) -> StudentOutput:
+        """The student's pass, in the precision of the settings."""
         mask_KT, index_R = (None, None) if mask is None else (mask.mask_KT, mask.index_R)
         with autocast(self._trainer.precision, views.globals_.device):
-            teachers: TeacherOutput = self._teacher(views.globals_, index_R)
-            students: StudentOutput = self._student(views.globals_, views.locals_, mask_KT, index_R)
-        return students, teachers
+            output: StudentOutput = self._student(views.globals_, views.locals_, mask_KT, index_R)
+        return output
 
-    def combine(
-        self, students: StudentOutput, teachers: TeacherOutput, ids: Identities, step: int
-    ) -> LossParts:
-        """The losses of given outputs; `ids` are those of this rank's images."""
+    def targets(self, teachers: TeacherOutput, ids: Identities, step: int) -> Targets:
+        """What to compare the student with; here trainers meet. `ids` are of this rank's images."""
         keys = self._gather_identities(ids, teachers.keys_KZ.shape[0])
         against = self._candidates(teachers.keys_KZ, ids, keys)
+        return Targets(against, self._patch_targets(teachers, step), 1.0, self._metrics(keys))
+
+    def compare(self, students: StudentOutput, targets: Targets) -> LossParts:
+        """The losses of all images that the targets are for."""
         settings = self._trainer.contrastive
-        tau = settings.temperature
+        against, tau, share = targets.against, settings.temperature, targets.share
         global_ = contrastive_loss(students.globals_KZ, against, temperature=tau, own_key=True)
         local = contrastive_loss(students.locals_KZ, against, temperature=tau, own_key=False)
-        mim = self._mim(students, teachers, step)
+        global_, local = share * global_, share * local
+        mim = self._mim(students, targets.patches)
         total = settings.global_weight * global_ + self._trainer.mim.weight * mim
         total = total + settings.local_weight * local
-        return LossParts(total, global_, local, mim, self._metrics(keys))
+        return LossParts(total, global_, local, mim, targets.metrics)
 
-    def _mim(self, students: StudentOutput, teachers: TeacherOutput, step: int) -> torch.Tensor:
-        if (
-            students.patches_RZ is None
-            or students.prototypes_PZ is None
-            or teachers.patches_RZ is None
-            or teachers.prototypes_PZ is None
-        ):
-            return students.globals_KZ.new_zeros((), dtype=torch.float32)
-        mim = self._trainer.mim
+    def _patch_targets(self, teachers: TeacherOutput, step: int) -> PatchTargets | None:
+        if teachers.patches_RZ is None or teachers.prototypes_PZ is None:
+            return None
+        scores = PatchScores(teachers.patches_RZ, teachers.prototypes_PZ)
         temperature = step_settings(self._trainer, step).teacher_temperature
-        teacher = PatchScores(teachers.patches_RZ, teachers.prototypes_PZ)
         with autocast(self._trainer.precision, teachers.patches_RZ.device):
             log_scale_P = sinkhorn_log_scale(
-                teacher,
+                scores,
                 temperature=temperature,
-                iterations=mim.sinkhorn_iterations,
+                iterations=self._trainer.mim.sinkhorn_iterations,
                 trainers=self._trainers,
             )
+        return PatchTargets(scores, log_scale_P, temperature, teachers.patches_RZ.shape[0])
+
+    def _mim(self, students: StudentOutput, targets: PatchTargets | None) -> torch.Tensor:
+        if students.patches_RZ is None or students.prototypes_PZ is None or targets is None:
+            return students.globals_KZ.new_zeros((), dtype=torch.float32)
+        with autocast(self._trainer.precision, students.patches_RZ.device):
             return mim_loss(
                 PatchScores(students.patches_RZ, students.prototypes_PZ),
-                teacher,
-                log_scale_P,
-                student_temperature=mim.student_temperature,
-                teacher_temperature=temperature,
+                targets,
+                temperature=self._trainer.mim.student_temperature,
             )
 
     def _candidates(self, keys_KZ: torch.Tensor, ids: Identities, keys: Identities) -> Candidates:
@@ -183,12 +256,6 @@ class Objective:
             negatives=self._trainer.contrastive.negatives,
             first_own=self._trainers.rank * keys_KZ.shape[0],
         )
-
-    def _identities(
-        self, captions: torch.Tensor, concepts: torch.Tensor, images: torch.Tensor
-    ) -> Identities:
-        choice = {"caption": captions, "image": images, "concept": concepts}
-        return Identities(choice[self._trainer.contrastive.positives], concepts, captions)
 
     def _exchange(self, ids: Identities, step: int) -> Identities:
         if not self._trainer.shuffle_positives:

@@ -1,6 +1,6 @@
 """The student's optimiser: AdamW with weight decay where it belongs, and Muon if asked for."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import nn
 from online_synclr.config.schema import OptimizerConfig
 from trainer.objective.muon import GuardedMuon, orthogonalised
 from trainer.objective.schedules import StepSettings
+from trainer.objective.shards import part_of
 
 UNDECAYED_NAMES = ("pos_embed", "cls_token", "reg_token", "mask_token", "gain")
 """Parameters that are positions, tokens or weight-norm gains, whatever their shape."""
@@ -51,9 +52,10 @@ class StudentOptimizer:
         return {name: part.state_dict() for name, part in self._parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the state of an optimiser with the same parts."""
+        """Take the state of an optimiser with the same parts, its moments whole."""
         for name, part in self._parts.items():
-            part.load_state_dict(state[name])
+            parameters = [p for group in part.param_groups for p in group["params"]]
+            part.load_state_dict(_cut(state[name], parameters))
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
@@ -72,6 +74,18 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str
         {"params": [p for name, p in trained if decays(name, p) is decay], "decay": decay}
         for decay in (True, False)
     ]
+
+
+def _cut(state: dict[str, Any], parameters: Sequence[nn.Parameter]) -> dict[str, Any]:
+    """A saved state with each moment cut as its parameter is; step counts are scalars."""
+    cut = {
+        index: {
+            name: part_of(value, parameters[index]) if value.dim() else value
+            for name, value in moments.items()
+        }
+        for index, moments in state["state"].items()
+    }
+    return {**state, "state": cut}
 
 
 def build_optimizer(student: nn.Module, settings: OptimizerConfig) -> StudentOptimizer:

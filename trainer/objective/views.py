@@ -7,6 +7,10 @@ rounded between two operations. Each crop draws everything for itself; whether a
 belongs to the first or the second half (two sets of blur and solarise probabilities) is a coin
 thrown per image, and several global crops of one image alternate.
 
+The device decides how many samples are worked on at a time and whether the pixels outside of a
+box are multiplied by their zero weights (view_slices.py, augment_resample.py); the rest is the same
+code everywhere.
+
 Shapes: N images, C = 3 channels, H and W height and width, G global and L local crops an image,
 g and l their sides.
 """
@@ -16,25 +20,32 @@ from dataclasses import dataclass
 import torch
 
 from online_synclr.config.schema import AugmentConfig, CropsConfig
-from trainer.objective.augment_blur import blur_radius, gaussian_blur, scaled_sigmas
-from trainer.objective.augment_colour import blend, shift_hue, solarise
-from trainer.objective.augment_crop import (
+from trainer.objective.augment_apply import normalise_into, recolour
+from trainer.objective.augment_blur import blur_radius, scaled_sigmas
+from trainer.objective.augment_params import (
+    CropParams,
+    CropSettings,
+    draw_crop,
+    params_to,
+    seen_boxes,
+)
+from trainer.objective.augment_resample import (
+    Taps,
     down_and_up_matrix,
     resample,
-    resample_matrices,
+    resample_taps,
     rows_first,
 )
-from trainer.objective.augment_params import CropParams, CropSettings, draw_crop, params_to
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from trainer.objective.view_params import ViewParams, params_of
+from trainer.objective.view_slices import slices
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
     """Normalised crops, crop by crop: sample c * N + i is crop c of image i.
 
-    `globals_` float32 (G * N, 3, g, g); `locals_` float32 (L * N, 3, l, l), empty without locals.
+    `globals_` (G * N, 3, g, g) and `locals_` (L * N, 3, l, l), empty without locals; float32, or
+    bfloat16 where the networks compute in it.
     """
 
     globals_: torch.Tensor
@@ -43,16 +54,26 @@ class Views:
 
 
 class ViewMaker:
-    """Makes the views of a step; keeps nothing between two steps but constants."""
+    """Makes the views of a step; keeps nothing between two steps but constants.
 
-    def __init__(self, crops: CropsConfig, augment: AugmentConfig) -> None:
+    `dtype`: of the views. Whatever it is, it is computed in float32 and rounded once at the end.
+    """
+
+    def __init__(
+        self,
+        crops: CropsConfig,
+        augment: AugmentConfig,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._dtype = dtype
         self._crops = crops
         self._augment = augment
         self._sigmas = scaled_sigmas(augment.blur_sigma, crops.global_px)
-        self._down_and_up: dict[tuple[int, int, torch.device], torch.Tensor] = {}
+        # Down-and-up matrices by input side, middle side and device.
+        self._kept: dict[tuple[int, int, torch.device], torch.Tensor] = {}
 
     def __call__(self, images_NCHW: torch.Tensor, generator: torch.Generator) -> Views:
-        """Views of uint8 images (N, 3, H, W), on their device.
+        """Views of uint8 images (N, 3, H, W): `make` with parameters from `draw`.
 
         Args:
             images_NCHW: uint8.
@@ -64,67 +85,57 @@ class ViewMaker:
         Raises:
             ValueError: the images are not uint8 with three channels.
         """
-        if images_NCHW.dtype != torch.uint8 or images_NCHW.dim() != 4 or images_NCHW.shape[1] != 3:
-            raise ValueError(
-                f"views need uint8 images (N, 3, H, W), not {images_NCHW.dtype} "
-                f"{tuple(images_NCHW.shape)}"
-            )
-        num, _, height, width = images_NCHW.shape
-        images_NHCW = rows_first(images_NCHW)
+        num, _, height, width = _checked(images_NCHW).shape
+        params = self.draw(num, height=height, width=width, generator=generator)
+        return self.make(images_NCHW, params)
+
+    def draw(self, num: int, *, height: int, width: int, generator: torch.Generator) -> ViewParams:
+        """Draw the parameters of all crops of `num` images, on the CPU."""
         second_N = torch.rand(num, generator=generator) < 0.5
-        crops = self._crops
-        globals_ = images_NHCW.new_empty(
-            (crops.globals_per_image, num, 3, crops.global_px, crops.global_px)
+        halves = (self._global_settings(second_N), self._global_settings(~second_N))
+        settings = [halves[crop % 2] for crop in range(self._crops.globals_per_image)]
+        settings += [self._local_settings(num)] * self._crops.locals_per_image
+        params = tuple(
+            draw_crop(of_crop, height=height, width=width, generator=generator)
+            for of_crop in settings
         )
-        locals_ = images_NHCW.new_empty(
-            (crops.locals_per_image, num, 3, crops.local_px, crops.local_px)
-        )
-        for crop, out in enumerate(globals_):
-            settings = self._global_settings(second_N if crop % 2 == 0 else ~second_N)
-            params = draw_crop(settings, height=height, width=width, generator=generator)
-            self.fill(out, images_NHCW, params)
-        for out in locals_:
-            params = draw_crop(
-                self._local_settings(num), height=height, width=width, generator=generator
-            )
-            self.fill(out, images_NHCW, params)
-        return Views(globals_.flatten(0, 1), locals_.flatten(0, 1), num)
+        num_globals = self._crops.globals_per_image
+        return ViewParams(params[:num_globals], params[num_globals:])
 
-    def fill(self, out: torch.Tensor, images_NHCW: torch.Tensor, params: CropParams) -> None:
+    def make(self, images_NCHW: torch.Tensor, params: ViewParams) -> Views:
+        """Views of uint8 images (N, 3, H, W), on their device, with the parameters of those images.
+
+        Raises:
+            ValueError: the images are not uint8 with three channels.
+        """
+        images_NHCW = rows_first(_checked(images_NCHW))
+        globals_ = self._crops_of(images_NHCW, params.globals_, self._crops.global_px)
+        locals_ = self._crops_of(images_NHCW, params.locals_, self._crops.local_px)
+        return Views(globals_, locals_, images_NHCW.shape[0])
+
+    def _crops_of(
+        self, images_NHCW: torch.Tensor, crops: tuple[CropParams, ...], side: int
+    ) -> torch.Tensor:
+        shape = (len(crops), images_NHCW.shape[0], 3, side, side)
+        out = images_NHCW.new_empty(shape, dtype=self._dtype)
+        for params, of_crop in zip(crops, out, strict=True):
+            self._fill(of_crop, images_NHCW, params)
+        return out.flatten(0, 1)
+
+    def _fill(self, out: torch.Tensor, images_NHCW: torch.Tensor, params: CropParams) -> None:
         """Write one crop of every image into `out` (N, 3, side, side), normalised."""
+        num, height, _, width = images_NHCW.shape
+        side = out.shape[-1]
+        radius = min(blur_radius(self._sigmas[1]), side - 1)
+        boxes = seen_boxes(params, height, width) if images_NHCW.is_cpu else None
         params = params_to(params, images_NHCW.device)
-        crops_NCHW = self.crop(images_NHCW, params, out.shape[-1])
-        crops_NCHW = self.colour(crops_NCHW, params)
-        _normalise_into(out, crops_NCHW)
-
-    def crop(self, images_NHCW: torch.Tensor, params: CropParams, side: int) -> torch.Tensor:
-        """Down-and-up resampling, crop and flip; float32 (N, 3, side, side) in [0, 1]."""
-        _, height, _, width = images_NHCW.shape
-        tops_N, lefts_N, heights_N, widths_N = params.boxes_N4.unbind(dim=1)
-        rows_NOH = resample_matrices(tops_N, heights_N, side=height, out=side)
-        columns_NOW = resample_matrices(
-            lefts_N, widths_N, side=width, out=side, flips_N=params.flips_N
-        )
-        for px, index in params.downsample.items():
-            self._through_fewer_pixels(rows_NOH, index, px)
-            self._through_fewer_pixels(columns_NOW, index, px)
-        return resample(images_NHCW, rows_NOH, columns_NOW)
-
-    def colour(self, crops_NCHW: torch.Tensor, params: CropParams) -> torch.Tensor:
-        """Jitter, greyscale, blur and solarisation of float crops in [0, 1]."""
-        for step in params.jitter:
-            crops_NCHW = blend(crops_NCHW, step.blend)
-            if not step.hue.empty:
-                chosen = crops_NCHW[step.hue.index_K]
-                crops_NCHW[step.hue.index_K] = shift_hue(chosen, step.hue.values_K)
-        crops_NCHW = blend(crops_NCHW, params.grey)
-        if not params.blur.empty:
-            radius = min(blur_radius(self._sigmas[1]), crops_NCHW.shape[-1] - 1)
-            chosen = crops_NCHW[params.blur.index_K]
-            crops_NCHW[params.blur.index_K] = gaussian_blur(chosen, params.blur.values_K, radius)
-        if params.solarise_K.numel():
-            crops_NCHW[params.solarise_K] = solarise(crops_NCHW[params.solarise_K])
-        return crops_NCHW
+        rows, columns = _taps(params, height, width, side)
+        for part in slices(num, sample_bytes=12 * side * side, device=out.device):
+            of_part = params_of(params, part, num=num)
+            rows_NOH = self._through_fewer_pixels(rows.matrices(part), of_part)
+            columns_NOW = self._through_fewer_pixels(columns.matrices(part), of_part)
+            crops_NCHW = resample(images_NHCW[part], rows_NOH, columns_NOW, boxes and boxes[part])
+            normalise_into(out[part], recolour(crops_NCHW, of_part, radius))
 
     def _global_settings(self, second_N: torch.Tensor) -> CropSettings:
         augment = self._augment
@@ -147,20 +158,34 @@ class ViewMaker:
             solarise_N=torch.zeros(num),
         )
 
-    def _through_fewer_pixels(
-        self, weights_NOS: torch.Tensor, index: torch.Tensor, px: int
-    ) -> None:
+    def _through_fewer_pixels(self, weights_NOS: torch.Tensor, params: CropParams) -> torch.Tensor:
+        """The down-and-up resampling before the crop, in place."""
         side = weights_NOS.shape[2]
-        if px >= side or not index.numel():
-            return
-        key = (side, px, weights_NOS.device)
-        if key not in self._down_and_up:
-            self._down_and_up[key] = down_and_up_matrix(side, px, weights_NOS.device)
-        weights_NOS[index] = weights_NOS[index] @ self._down_and_up[key]
+        for px, index in params.downsample.items():
+            if px < side and index.numel():
+                weights_NOS[index] = weights_NOS[index] @ self._down_and_up(side, px, index.device)
+        return weights_NOS
+
+    def _down_and_up(self, side: int, px: int, device: torch.device) -> torch.Tensor:
+        key = (side, px, device)
+        if key not in self._kept:
+            self._kept[key] = down_and_up_matrix(side, px, device)
+        return self._kept[key]
 
 
-def _normalise_into(out: torch.Tensor, crops_NCHW: torch.Tensor) -> None:
-    # Channel by channel with Python floats: a tensor of three values would be a copy each step.
-    for channel, (mean, std) in enumerate(zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)):
-        torch.mul(crops_NCHW[:, channel], 1.0 / std, out=out[:, channel])
-        out[:, channel].sub_(mean / std)
+def _taps(params: CropParams, height: int, width: int, side: int) -> tuple[Taps, Taps]:
+    """Weights of crop and flip along rows and columns."""
+    tops_N, lefts_N, heights_N, widths_N = params.boxes_N4.unbind(dim=1)
+    return (
+        resample_taps(tops_N, heights_N, side=height, out=side),
+        resample_taps(lefts_N, widths_N, side=width, out=side, flips_N=params.flips_N),
+    )
+
+
+def _checked(images_NCHW: torch.Tensor) -> torch.Tensor:
+    if images_NCHW.dtype != torch.uint8 or images_NCHW.dim() != 4 or images_NCHW.shape[1] != 3:
+        raise ValueError(
+            f"views need uint8 images (N, 3, H, W), not {images_NCHW.dtype} "
+            f"{tuple(images_NCHW.shape)}"
+        )
+    return images_NCHW
