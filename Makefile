@@ -55,9 +55,8 @@ format: install-test  ## put the code into the project's format
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
-bench: install-test  ## what is measured on CPU: the stream and the views
-	$(BIN)/python -m benchmarks.stream
-	$(BIN)/python -m benchmarks.views
+bench: install-test  ## what two CPU cores can measure in ten minutes (docs/performance.md)
+	$(BIN)/python -m benchmarks
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header \
 	--no-annotate --upgrade --override requirements/overrides.txt

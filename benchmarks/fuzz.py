@@ -3,10 +3,11 @@
     python -m benchmarks.fuzz [--messages 1000000] [--transport ipc curve]
 
 A trainer's receiver runs in a process of its own. One generator sends it groups in between; others,
-let in like it (with keys: holding one), send what `hostile_messages` makes, on connections that
-come and go. At the end every message sent must have been read and either taken in or counted by
-reason, every group of the honest generator must be there, and the receiver's memory must be what
-it was after the first tenth. Exits with 1 and says what does not hold.
+let in like it (with keys: holding one) and given rings like it, send what `hostile_messages` makes,
+on connections that come and go. At the end every message sent must have been read and either taken
+in or counted by reason, every group of the honest generator must be there with its pixels, and the
+receiver's memory must be what it was after the first tenth. Exits with 1 and says what does not
+hold.
 """
 
 import argparse
@@ -15,8 +16,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -34,6 +36,7 @@ from online_synclr.stream.messages import GroupHeader, Hello
 from online_synclr.stream.peers import ReceiverCounters
 from online_synclr.stream.receiver import Receiver
 from online_synclr.stream.sender import Sender
+from online_synclr.stream.whereabouts import whereabouts
 
 SHAPE = (2, 3, 16, 16)
 RUN_ID = "fuzz"
@@ -46,6 +49,7 @@ GROUPS_A_ROUND = 4
 HONEST_WORDS = 2
 """HELLO and the first STATUS of the honest generator; its BYE comes at the end."""
 
+SHARED_MEMORY_BYTES = 2**24
 PATIENCE_S = 60.0
 MEMORY_GROWTH = 0.05
 
@@ -56,15 +60,21 @@ class Sink:
 
     def __init__(self) -> None:
         self.honest = 0
+        self._images = np.zeros(SHAPE, np.uint8)
 
     def credits_to_issue(self, in_flight: int) -> int:
         """Up to sixteen in flight."""
         return 16 - in_flight
 
+    def place(self, shape: Sequence[int]) -> np.ndarray:
+        """The same for all: none is kept."""
+        return self._images
+
     def insert(self, group: Group) -> None:
         """Note whose it is: hostile recipes are of another run seed."""
-        if group.recipe.run_seed == 0 and group.recipe.counter == self.honest:
-            self.honest += 1
+        counter = group.recipe.counter
+        right = counter == self.honest and (group.images_mchw == counter % 251).all()
+        self.honest += group.recipe.run_seed == 0 and right
 
     def reclaim(self, num_credits: int) -> None:
         """Room is always there."""
@@ -89,6 +99,7 @@ def trainer(pipe: Connection, transport: str, keys_folder: str) -> None:
     receiver = Receiver(
         make_endpoint("tcp" if keys else "ipc", "127.0.0.1", 0, 0),
         RUN_ID, sink, image_shape=SHAPE, keys=keys, max_group_bytes=2**16,
+        shared_memory_bytes=SHARED_MEMORY_BYTES,
     )  # fmt: skip
     with receiver:
         # Complete, so that who asks to join is given a place.
@@ -111,7 +122,7 @@ def recipe(counter: int, run_seed: int) -> Recipe:
 def hello(generator_id: str) -> Hello:
     return Hello(
         run_id=RUN_ID, generator_id=generator_id, role="engine", incarnation=1, stream=1,
-        image_shape=SHAPE,
+        image_shape=SHAPE, place=whereabouts(),
     )  # fmt: skip
 
 
@@ -179,12 +190,12 @@ def _run(pipe: Connection, key: GeneratorKey | None, transport: str, total: int)
         pipe.send("look")
         if not pipe.poll(PATIENCE_S):
             raise TimeoutError("the trainer does not answer")
-        return pipe.recv()  # type: ignore[no-any-return]
+        return pipe.recv()
 
     address = pipe.recv()
-    images = np.zeros(SHAPE, np.uint8)
 
-    def await_read(num_messages: int) -> None:
+    def await_read(before: int, more: int) -> None:
+        num_messages = before + more
         deadline_s = time.monotonic() + PATIENCE_S
         while look().counters.messages < num_messages:
             if time.monotonic() > deadline_s:
@@ -192,7 +203,7 @@ def _run(pipe: Connection, key: GeneratorKey | None, transport: str, total: int)
 
     # One heartbeat a day: what the honest generator says is then known to the message.
     sender = Sender([address], hello(HONEST), key=key, heartbeat_s=86_400.0)
-    await_read(HONEST_WORDS)
+    await_read(HONEST_WORDS, 0)
     began_s = time.monotonic()
     sent = groups = seed = 0
     settled: Look | None = None
@@ -200,12 +211,13 @@ def _run(pipe: Connection, key: GeneratorKey | None, transport: str, total: int)
         before = HONEST_WORDS + sent + groups
         sent += attack(
             address, key, seed, min(MESSAGES_A_CONNECTION, total - sent),
-            lambda num, before=before: await_read(before + num),
+            partial(await_read, before),
         )  # fmt: skip
         seed += 1
         for _ in range(GROUPS_A_ROUND):
+            images = np.full(SHAPE, groups % 251, np.uint8)
             groups += sender.put(Group(recipe(groups, run_seed=0), images), PATIENCE_S)
-        await_read(HONEST_WORDS + sent + groups)
+        await_read(HONEST_WORDS, sent + groups)
         if settled is None and sent >= total / 10:
             settled = look()
     clean = sender.close(PATIENCE_S)

@@ -24,6 +24,7 @@ from online_synclr.stream.messages import (
     Error,
     GroupHeader,
     Hello,
+    InRing,
     Join,
     Message,
     Reject,
@@ -64,6 +65,7 @@ class HostileMessages:
         self._real: list[Message] = [
             hello,
             header,
+            InRing(recipes=[header.recipe], position=0, sequence=0, lease=header.lease),
             Status(state="running", counters={"images_rendered": 4.0}, sent=1),
             Bye(counters={}, sent=1),
             Error(message="out of memory"),

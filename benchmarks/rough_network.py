@@ -61,7 +61,6 @@ class RoughNetwork:
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
-        self._calm = False
         self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
 
     def __enter__(self) -> "RoughNetwork":
@@ -76,10 +75,6 @@ class RoughNetwork:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-    def calm_down(self) -> None:
-        """No faults from now on."""
-        self._calm = True
 
     async def _listen(self, port: int) -> None:
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -143,7 +138,7 @@ class RoughNetwork:
     async def _strike(self) -> None:
         while True:
             await asyncio.sleep(self._random.expovariate(1 / self._pause_s))
-            if self._connections and not self._calm:
+            if self._connections:
                 connection = self._random.choice(sorted(self._connections, key=id))
                 self._strike_one(connection, self._random.choice(FAULTS))
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 
@@ -83,8 +83,8 @@ def listeners(mark: Mark) -> list[Listener]:
     return sorted(found)
 
 
-def _where(connection: object) -> str:
-    address = getattr(connection, "laddr", "")
+def _where(connection: Any) -> str:
+    address: Any = getattr(connection, "laddr", "")
     if getattr(connection, "status", "") == psutil.CONN_LISTEN:
         return f"{address.ip}:{address.port}"
     # psutil tells no state of Unix sockets; those with a path are bound.
