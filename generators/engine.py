@@ -198,11 +198,12 @@ class Engine:
 
     def _tell(self, state: PeerState) -> None:
         counters = {**self._counters.snapshot(), **_memory()}
-        sender = self._sender
+        sender, end_seen = self._sender, False
         if sender is not None:
             sender.publish_status(counters, state)
             counters |= sender.counters()
-        self._reports.status(state, counters)
+            end_seen = sender.end_seen.is_set()
+        self._reports.status(state, counters, end_seen=end_seen)
 
 
 def _limit_threads(spec: EngineSpec) -> None:

@@ -15,13 +15,14 @@ _LONGEST_MESSAGE = 2000
 class Report:
     """State and counters, or the error that ends the child.
 
-    `final`: starting the child again cannot help.
+    `final`: starting the child again cannot help. `end_seen`: a trainer has told it END.
     """
 
     state: PeerState = "loading"
     counters: dict[str, float] = field(default_factory=dict)
     error: str = ""
     final: bool = False
+    end_seen: bool = False
 
 
 class ReportWriter:
@@ -31,9 +32,11 @@ class ReportWriter:
         self._fd = fd
         self._lock = threading.Lock()
 
-    def status(self, state: PeerState, counters: dict[str, float]) -> None:
+    def status(
+        self, state: PeerState, counters: dict[str, float], *, end_seen: bool = False
+    ) -> None:
         """Say how the work stands."""
-        self._write(Report(state=state, counters=counters))
+        self._write(Report(state=state, counters=counters, end_seen=end_seen))
 
     def failure(self, words: str, *, final: bool) -> None:
         """Say what ends this process."""

@@ -142,6 +142,7 @@ class Supervisor:
         self._lost = False
         self._signal: int | None = None
         self._stop_by_s: float | None = None
+        self._expect_end_until_s: float | None = None
         self._done = False
 
     def stop(self, signal_number: int) -> None:
@@ -161,6 +162,10 @@ class Supervisor:
             self._watch_engine(self.engine, now_s)
         elif self._stop_by_s is not None:
             self._done = True
+        elif self._expect_end_until_s is not None:
+            if now_s >= self._expect_end_until_s:
+                self._expect_end_until_s = None
+                self._failed("the engine was told END, its generator was not", now_s)
         elif not self._gave_up and not self._used_up:
             self._start_if_due(now_s)
         self._heartbeat(now_s)
@@ -274,8 +279,13 @@ class Supervisor:
             # torchrun takes a node whose ranks have all ended for one that is done with the job.
             self._used_up = True
             return
-        # One that ended well has said BYE: for END, of which word is on its way here too, or since
-        # somebody else ended it (SIGTERM). Then the run still wants its groups.
+        if code == 0 and self._latest.end_seen:
+            # Word of END is on its way here too: another engine would only be stopped while it
+            # loads, and the trainers told of a restart that was none.
+            self._expect_end_until_s = now_s + self._grace_s
+            return
+        # One that ended well has said BYE. Where nobody told it END, somebody else ended it
+        # (SIGTERM), and the run still wants its groups.
         if code != 0:
             self._control.error(failure, engine.stream)
         self._failed(failure, now_s)

@@ -62,6 +62,9 @@ def two_steps(config: Config, trainers: Trainers) -> Result:
     AdamW's first step hardly depends on the size of a gradient, so gradients are compared as well.
     """
     step = tiny_step(config, trainers)
+    for group in step.optimizer.param_groups:
+        # Else a weight whose gradient is rounding moves a whole step, to either side.
+        group["eps"] = 1e-3
     with torch.no_grad():
         # A teacher that differs from the student, as after some steps.
         for parameter in own_parts(step.model.teacher.parameters()):

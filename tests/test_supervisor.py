@@ -223,6 +223,31 @@ def test_an_engine_that_ends_well_before_the_end_is_replaced() -> None:
     assert "ended with exit code 0; starting it again" in bench.lines[0]
 
 
+def test_an_engine_that_heard_of_the_end_first_is_not_replaced() -> None:
+    bench = Bench()
+    bench.at(0.0)
+    bench.engines[0].said = [Report(state="draining", end_seen=True)]
+    bench.engines[0].code = 0
+    assert bench.at(1.0) is not None
+    assert bench.at(19.0) is not None
+    assert (len(bench.engines), bench.supervisor.restarts, bench.lines) == (1, 0, [])
+    bench.control.ended = True
+    assert bench.at(20.0) is None
+    assert bench.supervisor.exit_code == 0
+
+
+def test_an_engine_that_alone_heard_of_an_end_is_replaced_in_time() -> None:
+    bench = Bench()
+    bench.at(0.0)
+    bench.engines[0].said = [Report(state="draining", end_seen=True)]
+    bench.engines[0].code = 0
+    bench.at(1.0)
+    bench.at(21.0)
+    bench.at(23.0)
+    assert len(bench.engines) == 2
+    assert "told END, its generator was not; starting it again" in bench.lines[0]
+
+
 def test_a_rank_that_has_used_its_ledger_up_idles_until_the_end() -> None:
     bench = Bench()
     bench.at(0.0)
