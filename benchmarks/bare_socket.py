@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from benchmarks.stream import WARM_UP_GROUPS, Shape
+from benchmarks.stamped import WARM_UP_GROUPS, Shape
 from benchmarks.synthetic_pictures import make_images
 from benchmarks.two_processes import Moved, SenderProcess, Stopwatch, moved
 

@@ -26,6 +26,9 @@ CHECK_EVERY = 63
 
 STAMP_BYTES = 8
 
+WARM_UP_GROUPS = 64
+"""Before the clocks start."""
+
 
 def make_recipe(shape: Shape) -> Recipe:
     return Recipe(

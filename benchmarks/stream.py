@@ -4,6 +4,7 @@
 
 | case | |
 | --- | --- |
+| bare | the rings' memory with nothing but copies on both sides (`benchmarks.bare_ring`) |
 | shm | headers over ipc, groups through the shared-memory ring, as a run on one host has it |
 | ipc | groups as frames through the Unix socket |
 | tcp | the same through loopback without encryption, which a run never uses |
@@ -18,6 +19,7 @@ the steadier figure; the last column says which part of it a memcpy would have t
 """
 
 import argparse
+import math
 import multiprocessing
 import tempfile
 import threading
@@ -27,8 +29,16 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.bare_ring import bare_ring_rate
 from benchmarks.measuring import REPEATS, describe, interleave, ratio, spread, table
-from benchmarks.stamped import CHECK_EVERY, NUM_PICTURES, LandingSink, StampedGroups, make_recipe
+from benchmarks.stamped import (
+    CHECK_EVERY,
+    NUM_PICTURES,
+    WARM_UP_GROUPS,
+    LandingSink,
+    StampedGroups,
+    make_recipe,
+)
 from online_synclr.stream.endpoints import make_endpoint
 from online_synclr.stream.group import Group
 from online_synclr.stream.keys import RANKS, GeneratorKey, KeyFolder, load_generator_key
@@ -37,7 +47,6 @@ from online_synclr.stream.receiver import Receiver
 from online_synclr.stream.sender import Sender
 
 Shape = tuple[int, int, int, int]
-WARM_UP_GROUPS = 64
 CASES = ("shm", "ipc", "tcp", "curve")
 SHARED_MEMORY_BYTES = 2**30
 LONG_S = 300.0
@@ -195,13 +204,17 @@ def measure(options: argparse.Namespace, side: int) -> list[list[str]]:
     group_bytes = int(np.prod(shape))
     num_groups = options.groups or max(1000, options.mib * 2**20 // group_bytes)
     pool_bytes = options.pool * 2**20
-    names = ["memcpy", *options.transport]
+    names = ["memcpy", "bare", *options.transport]
     cpu_us: dict[str, list[float]] = {name: [] for name in names}
 
     def case(name: str) -> Callable[[], float]:
         def once() -> float:
             if name == "memcpy":
                 rate, cpu_s = memcpy_rate(shape, num_groups, pool_bytes)
+            elif name == "bare":
+                # It spins: its CPU time is its time.
+                rate = bare_ring_rate(shape, num_groups, options.credits, pool_bytes)
+                cpu_s = math.nan
             else:
                 rate, cpu_s = stream_rate(name, shape, num_groups, options.credits, pool_bytes)
             cpu_us[name].append(1e6 * cpu_s)
@@ -218,8 +231,9 @@ def measure(options: argparse.Namespace, side: int) -> list[list[str]]:
             name,
             f"{spread(values[name]):.0f}",
             f"{ratio(values[name], values['memcpy']):.2f}",
-            f"{spread(cpu_us[name]):.0f}",
-            f"{ratio(cpu_us['memcpy'], cpu_us[name]):.2f}",
+            f"{ratio(values[name], values['bare']):.2f}",
+            "" if name == "bare" else f"{spread(cpu_us[name]):.0f}",
+            "" if name == "bare" else f"{ratio(cpu_us['memcpy'], cpu_us[name]):.2f}",
         ]
         for name in names
     ]
@@ -238,7 +252,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--transport", nargs="+", choices=CASES, default=["shm", "ipc"])
     options = parser.parse_args(arguments)
     rows = [row for side in options.side for row in measure(options, side)]
-    head = ("group", "case", "groups/s", "of memcpy", "CPU us a group", "memcpy's CPU of it")
+    head = (
+        *("group", "case", "groups/s", "of memcpy", "of bare"),
+        *("CPU us a group", "memcpy's CPU of it"),
+    )
     print(table(head, rows))
     print(f"\n{describe('pyzmq', 'numpy')}; {options.credits} credits")
 

@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from typing import Final
 
 from benchmarks.namespaces import enter
-from benchmarks.stream import WARM_UP_GROUPS
+from benchmarks.stamped import WARM_UP_GROUPS
 
 REPORT_S: Final = 300.0
 

@@ -31,8 +31,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from benchmarks.bare_socket import Bare, bare_rate, make_certificate
 from benchmarks.measuring import REPEATS, describe, ratio, spread, table
 from benchmarks.namespaces import Cable, cable, enter
-from benchmarks.stamped import make_recipe
-from benchmarks.stream import WARM_UP_GROUPS, CountingSink, Shape, make_hello
+from benchmarks.stamped import WARM_UP_GROUPS, make_recipe
+from benchmarks.stream import CountingSink, Shape, make_hello
 from benchmarks.synthetic_pictures import make_images
 from benchmarks.two_processes import Moved, SenderProcess, Stopwatch, moved
 from online_synclr.stream.endpoints import Endpoint

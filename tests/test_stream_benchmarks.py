@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.bare_ring import bare_ring_rate
 from benchmarks.bare_socket import Bare, bare_rate
 from benchmarks.fan_in import Figures, Window, jain_index
 from benchmarks.rival_transports import TarGroups, check, write_tar
@@ -51,3 +52,7 @@ def test_bare_sockets_move_groups_between_processes(bare: Bare) -> None:
     assert moved.groups_per_s > 0
     assert moved.receiver_us > 0
     assert moved.sender_us > 0
+
+
+def test_a_bare_ring_moves_groups_between_two_processes() -> None:
+    assert bare_ring_rate(SHAPE, num_groups=100, num_slots=4, pool_bytes=2**20) > 0
