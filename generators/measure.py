@@ -149,6 +149,8 @@ class Watcher(threading.Thread):
         self._captions = config.captions
         self._batch_groups = config.images.batch_groups
         self._rss_bytes = self._gpu_bytes = 0.0
+        self._caption_batches: list[Reading] = []
+        """The first reading after each batch of captions, since the measured time began."""
         self._answer: GeneratorAnswer | None = None
         self._error = ""
 
@@ -158,6 +160,7 @@ class Watcher(threading.Thread):
             first = self._wait_for(self._first_batches)
             settled = self._wait_for(lambda now: self._has_settled(now.since(first), now))
             begin = self._wait_for(lambda now: now["groups_rendered"] > settled["groups_rendered"])
+            self._caption_batches = [begin]
             end = self._wait_for(lambda now: self._is_long_enough(now.since(begin)))
             last = self._wait_for(lambda now: now["groups_rendered"] > end["groups_rendered"])
             self._answer = self._rates(last.since(begin), last)
@@ -183,6 +186,7 @@ class Watcher(threading.Thread):
         while True:
             for view in self._receiver.peers():
                 reading = self._read(view)
+                self._note_captions(reading)
                 if holds(reading):
                     return reading
             time.sleep(BEAT_S / 2)
@@ -198,6 +202,11 @@ class Watcher(threading.Thread):
         self._rss_bytes = max(self._rss_bytes, view.counters.get("rss_bytes", 0.0))
         self._gpu_bytes = max(self._gpu_bytes, view.counters.get("gpu_bytes", 0.0))
         return Reading(view.counters)
+
+    def _note_captions(self, now: Reading) -> None:
+        batches = self._caption_batches
+        if batches and now["captions_written"] > batches[-1]["captions_written"]:
+            batches.append(now)
 
     def _first_batches(self, now: Reading) -> bool:
         return now["groups_rendered"] >= 2 * self._batch_groups
@@ -225,7 +234,7 @@ class Watcher(threading.Thread):
         groups = rendered
         if writes and idle_s == 0:
             # The LLM never rested: groups beyond its captions came from a store that runs out.
-            groups = min(rendered, passed["captions_accepted"])
+            groups = min(rendered, self._captions_in(passed))
         if kept_share * groups <= 0:
             raise MeasurementError(
                 "every group or caption was refused while it was measured; lower "
@@ -238,6 +247,18 @@ class Watcher(threading.Thread):
             rss_bytes=self._rss_bytes,
             gpu_bytes=self._gpu_bytes,
         )
+
+    def _captions_in(self, passed: Reading) -> float:
+        """Captions that the LLM writes in the measured time.
+
+        Counted from the end of one batch to that of another: what has been begun and what was
+        finished otherwise decide, by a whole batch, where few of them fit into the time.
+        """
+        batches = self._caption_batches[1:]
+        if len(batches) < 2:
+            return passed["captions_accepted"]
+        between = batches[-1].since(batches[0])
+        return between["captions_accepted"] / between["elapsed_s"] * passed["elapsed_s"]
 
     def _captions_per_s(self, passed: Reading, whole: Reading) -> float | None:
         """Accepted captions a second of the LLM's own time; of all its time where it hardly ran."""

@@ -84,6 +84,19 @@ def test_a_store_of_captions_that_runs_out_is_no_rate() -> None:
     assert answer.groups_per_s == pytest.approx(0.9 * 2.0)
 
 
+def test_captions_are_counted_between_ends_of_batches() -> None:
+    """Two batches of 16 end in a time that three of them fill."""
+    watcher = make_watcher()
+    watcher._caption_batches = [reading(elapsed_s=100.0, captions_written=160.0)]
+    for elapsed_s, written in ((101.0, 160.0), (103.0, 176.0), (105.0, 176.0), (107.0, 192.0)):
+        watcher._note_captions(
+            reading(elapsed_s=elapsed_s, captions_written=written, captions_accepted=written)
+        )
+    passed = counted(full=0.0, groups_gated=0.0, captions_accepted=32.0)
+    answer = watcher._rates(passed, counted())
+    assert answer.groups_per_s == pytest.approx(4.0), "16 in 4 s, not 32 in 10"
+
+
 def test_a_generator_of_which_nothing_is_kept_has_no_rate() -> None:
     with pytest.raises(MeasurementError, match="was refused"):
         make_watcher()._rates(counted(groups_gated=40.0), counted())
