@@ -1,8 +1,10 @@
 """SwiGLU, LayerScale and registers: what they compute, what they cost, who handles them how."""
 
+import json
 from typing import Any, Literal
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn import functional
@@ -12,7 +14,7 @@ from tests.tiny_objective import tiny_config, tiny_trainer
 from tests.tiny_step import tiny_batch, tiny_step
 from trainer.objective.attention import StepwiseAttention
 from trainer.objective.backbone import Backbone, build_backbone
-from trainer.objective.blocks import block_arguments, gated_width, ratio_of
+from trainer.objective.blocks import block_arguments, gated_width, portable_model, ratio_of
 from trainer.objective.model import build_model
 from trainer.objective.optimizer import build_optimizer, decays
 from trainer.objective.precision import unfuse_slow_attention
@@ -135,6 +137,29 @@ def test_every_part_learns(optimizer: Literal["adamw", "muon"]) -> None:
         if torch.equal(parameter, before[name])
     ]
     assert unmoved == []
+
+
+@pytest.mark.parametrize("blocks", [ALL, {"mlp": "swiglu"}, {"registers": 2}, {}])
+def test_json_can_say_which_model_it_is(blocks: dict[str, Any]) -> None:
+    settings = tiny_trainer(backbone_args=WIDE, blocks=blocks)
+    architecture, arguments = json.loads(json.dumps(portable_model(settings)))
+    network = backbone(backbone_args=WIDE, blocks=blocks)
+    twin = timm.create_model(architecture, **arguments, img_size=16, num_classes=0)
+    twin.load_state_dict(network.vit.state_dict())
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(twin(images), network(images))
+
+
+def test_what_timm_has_no_name_for_is_said() -> None:
+    args = {**WIDE, "qk_norm": True, "norm_layer": "rmsnorm"}
+    settings = tiny_trainer(backbone_args=args, blocks={"mlp": "swiglu"})
+    arguments = portable_model(settings)[1]
+    assert arguments["norm_layer"] == "rmsnorm"
+    clip = tiny_trainer(
+        backbone="vit_base_patch32_clip_224", backbone_args={}, blocks={"mlp": "swiglu"}
+    )
+    with pytest.raises(ValueError, match="timm has no architecture"):
+        portable_model(clip)
 
 
 @pytest.mark.parametrize(

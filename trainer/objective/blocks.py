@@ -23,6 +23,10 @@ from torch import nn
 from online_synclr.config.schema import TrainerConfig
 
 WIDTH_MULTIPLE = 8
+WITH_SWIGLU = "vit_giant_patch14_dinov2"
+"""A model of timm's with plain attention and packed SwiGLUs."""
+
+_CLASSES = ("mlp_layer", "act_layer")
 
 
 def block_arguments(trainer: TrainerConfig) -> dict[str, Any]:
@@ -45,6 +49,39 @@ def block_arguments(trainer: TrainerConfig) -> dict[str, Any]:
     if blocks.registers is not None:
         arguments |= {"reg_tokens": blocks.registers, "no_embed_class": True}
     return arguments
+
+
+def portable_model(trainer: TrainerConfig) -> tuple[str, dict[str, Any]]:
+    """A timm model and arguments, plain JSON values all, that make the same ViT.
+
+    A SwiGLU is a class among timm's arguments. Where one is wanted the architecture is that of a
+    model of timm's which has it, with every argument that differs.
+
+    Raises:
+        ValueError: timm has no name for this ViT.
+    """
+    wanted = {**trainer.backbone_args, **block_arguments(trainer)}
+    if trainer.blocks.mlp is None:
+        return trainer.backbone, wanted
+    with torch.device("meta"):
+        vit = timm.create_model(trainer.backbone, **wanted, num_classes=0)
+        arguments = {
+            **{key: value for key, value in wanted.items() if key not in _CLASSES},
+            "patch_size": int(vit.patch_embed.patch_size[0]),
+            "embed_dim": int(vit.embed_dim),
+            "depth": len(vit.blocks),
+            "num_heads": int(vit.blocks[0].attn.num_heads),
+            # Not None, which timm takes for an argument that is not given.
+            "init_values": trainer.blocks.layer_scale
+            or trainer.backbone_args.get("init_values", 0.0),
+        }
+        twin = timm.create_model(WITH_SWIGLU, **arguments, num_classes=0)
+    if str(twin) != str(vit) or twin.no_embed_class != vit.no_embed_class:
+        raise ValueError(
+            f"timm has no architecture for {trainer.backbone} with trainer.blocks.mlp=swiglu: it "
+            f"differs from {WITH_SWIGLU} in more than sizes"
+        )
+    return WITH_SWIGLU, arguments
 
 
 def gated_width(hidden: int) -> int:
