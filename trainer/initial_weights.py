@@ -17,7 +17,6 @@ from pathlib import Path
 import timm
 import torch
 import yaml
-from pydantic import ValidationError
 from timm.models import VisionTransformer, is_model_pretrained
 
 from online_synclr.config import Config, ConfigError
@@ -127,7 +126,7 @@ def _of_checkpoint(place: _Place) -> Source:
         with torch.device("meta"):
             vit = build_backbone(settings, drop_path=0.0, mask_token=False).vit
         network = state[place.network]
-    except (OSError, RuntimeError, LookupError, ValueError, ValidationError) as error:
+    except Exception as error:  # whatever damage makes zipfile, pickle, torch and pydantic raise
         raise ConfigError(
             f"trainer.init_from={place.path} cannot be read ({_first_line(error)}); name another "
             "checkpoint."

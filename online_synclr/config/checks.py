@@ -1,7 +1,9 @@
 """Contradictions between settings, found before anything loads."""
 
+import contextlib
 import ipaddress
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from online_synclr.config.errors import ConfigError
@@ -46,16 +48,17 @@ def check(config: Config, *, num_trainers: int | None = 1) -> None:
     check_objective(config)
     if num_trainers is not None:
         check_shares(config, num_trainers)
-    _check_high_resolution(config, num_trainers)
+    _check_high_resolution(config)
     _check_labelled_folder(config.monitor.knn_folder)
     _check_run_folder(config.run.dir)
     _check_grace(config.run.grace_s)
 
 
-def _check_high_resolution(config: Config, num_trainers: int | None) -> None:
+def _check_high_resolution(config: Config) -> None:
     """The last phase's settings must work as well, with its own sizes."""
     phase = config.trainer.high_resolution
-    sizes = {"global_px": phase.global_px, "local_px": phase.local_px, "send_px": phase.send_px}
+    names = ("global_px", "local_px", "send_px", "render_px")
+    sizes = {name: getattr(phase, name) for name in names}
     if not phase.steps:
         given = [key for key, value in sizes.items() if value is not None]
         if given:
@@ -76,11 +79,16 @@ def _check_high_resolution(config: Config, num_trainers: int | None) -> None:
             "run instead."
         )
     last = config.at_step(config.trainer.steps)
-    try:
+    with _naming_the_phase():
         _check_images(last)
         check_objective(last)
-        if num_trainers is not None:
-            check_shares(last, num_trainers)
+
+
+@contextlib.contextmanager
+def _naming_the_phase() -> Iterator[None]:
+    """An error names a setting; say that its value is the phase's."""
+    try:
+        yield
     except ConfigError as error:
         raise ConfigError(
             f"in the last phase, with the values of trainer.high_resolution: {error}"
@@ -104,6 +112,11 @@ def check_shares(config: Config, num_trainers: int) -> None:
     """
     _check_batch(config, num_trainers)
     _check_limiter(config, num_trainers)
+    if config.trainer.high_resolution.steps:
+        last = config.at_step(config.trainer.steps)
+        with _naming_the_phase():
+            _check_batch(last, num_trainers)
+            _check_limiter(last, num_trainers)
 
 
 def _check_images(config: Config) -> None:
