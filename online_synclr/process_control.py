@@ -40,12 +40,22 @@ def start_anew() -> NoReturn:
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    _close_at_exec()
     starts = int(os.environ.get(STARTS_IN_PLACE, "0")) + 1
     os.execve(
         sys.executable,
         [sys.executable, *sys.orig_argv[1:]],
         {**os.environ, STARTS_IN_PLACE: str(starts)},
     )
+
+
+def _close_at_exec() -> None:
+    """All but input and output: libraries' sockets and devices may have been opened to be kept."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 2:
+                with contextlib.suppress(OSError):  # the listing's own is closed by now
+                    os.set_inheritable(int(name), False)
 
 
 def _prctl(option: int, value: int) -> None:

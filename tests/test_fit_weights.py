@@ -123,9 +123,10 @@ def test_new_registers_stay_as_they_are_made() -> None:
         ({"depth": 3}, r"12 weights differ: blocks\.2\..* there, missing here\).* and 8 more"),
         ({"init_values": 1e-5}, r"4 weights differ: blocks\.0\.ls1\.gamma"),
         ({"reg_tokens": 2, "no_embed_class": True}, r"1 weights differ: reg_token"),
+        ({"in_chans": 1}, r"1 weights differ: patch_embed\.proj\.weight"),
         ({"pre_norm": True}, r"norm_pre\.weight \(\(24,\) there, missing here\)"),
     ],
 )
 def test_what_does_not_fit_is_listed(theirs: dict[str, Any], words: str) -> None:
     with pytest.raises(MisfitError, match=words):
-        fit(plain(make_vit(**theirs)), make_vit(1))
+        fit(plain(make_vit(**theirs), mean=HALF, std=HALF), make_vit(1))

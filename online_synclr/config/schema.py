@@ -392,8 +392,8 @@ class HighResolutionConfig(Section):
     """
 
     steps: CountOrZero = Field(0, description="Of `trainer.steps`, the last so many; 0: none.")
-    global_px: Count | None = None
-    local_px: Count | None = None
+    global_px: Count | None = Field(None, description="As `crops.global_px`.")
+    local_px: Count | None = Field(None, description="As `crops.local_px`.")
     send_px: Count | None = Field(None, description="As `images.send_px`.")
     render_px: Count | None = Field(None, description="As `images.render_px`.")
     micro_batches: Count | None = Field(None, description="Larger crops need more memory.")

@@ -99,7 +99,8 @@ def _normalise(weights: Weights, source: Source, notes: list[str]) -> None:
     (p - m') / s' of its own is x s / s' + (m - m') / s' of x = (p - m) / s.
     """
     kernel = weights.get(PATCHES)
-    if kernel is None or (source.mean, source.std) == (IMAGENET_MEAN, IMAGENET_STD):
+    same = (source.mean, source.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    if kernel is None or same or kernel.shape[1] != len(IMAGENET_MEAN):
         return
     mean, std, its_mean, its_std = (
         torch.tensor(values) for values in (IMAGENET_MEAN, IMAGENET_STD, source.mean, source.std)
@@ -140,7 +141,7 @@ def _fit_positions(
             f"positions resampled from {old_grid[0]} x {old_grid[1]} to {new_grid[0]} x "
             f"{new_grid[1]} patches"
         )
-    if has and not wants:
+    if has and not wants and CLASS in weights:
         weights[CLASS] = weights[CLASS] + positions[:, :1]
         if REGISTERS in weights:
             weights[REGISTERS] = weights[REGISTERS] + positions[:, 1:has]
