@@ -1,7 +1,9 @@
 """Contradictions between settings, found before anything loads."""
 
+import contextlib
 import ipaddress
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from online_synclr.config.errors import ConfigError
@@ -46,9 +48,51 @@ def check(config: Config, *, num_trainers: int | None = 1) -> None:
     check_objective(config)
     if num_trainers is not None:
         check_shares(config, num_trainers)
+    _check_high_resolution(config)
     _check_labelled_folder(config.monitor.knn_folder)
     _check_run_folder(config.run.dir)
     _check_grace(config.run.grace_s)
+
+
+def _check_high_resolution(config: Config) -> None:
+    """The last phase's settings must work as well, with its own sizes."""
+    phase = config.trainer.high_resolution
+    names = ("global_px", "local_px", "send_px", "render_px")
+    sizes = {name: getattr(phase, name) for name in names}
+    if not phase.steps:
+        given = [key for key, value in sizes.items() if value is not None]
+        if given:
+            raise ConfigError(
+                f"trainer.high_resolution.{given[0]} is set, but trainer.high_resolution.steps=0 "
+                "leaves the phase out; say how many steps it has."
+            )
+        return
+    if not any(sizes.values()):
+        raise ConfigError(
+            f"trainer.high_resolution.steps={phase.steps}, but no size is set for them; set "
+            "trainer.high_resolution.global_px, and send_px beside it."
+        )
+    if phase.steps >= config.trainer.steps:
+        raise ConfigError(
+            f"trainer.high_resolution.steps={phase.steps} are the last ones of trainer.steps="
+            f"{config.trainer.steps}, which must be more; raise it, or set the sizes of the whole "
+            "run instead."
+        )
+    last = config.at_step(config.trainer.steps)
+    with _naming_the_phase():
+        _check_images(last)
+        check_objective(last)
+
+
+@contextlib.contextmanager
+def _naming_the_phase() -> Iterator[None]:
+    """An error names a setting; say that its value is the phase's."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(
+            f"in the last phase, with the values of trainer.high_resolution: {error}"
+        ) from None
 
 
 def _check_grace(grace_s: float) -> None:
@@ -68,6 +112,11 @@ def check_shares(config: Config, num_trainers: int) -> None:
     """
     _check_batch(config, num_trainers)
     _check_limiter(config, num_trainers)
+    if config.trainer.high_resolution.steps:
+        last = config.at_step(config.trainer.steps)
+        with _naming_the_phase():
+            _check_batch(last, num_trainers)
+            _check_limiter(last, num_trainers)
 
 
 def _check_images(config: Config) -> None:

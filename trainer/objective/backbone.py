@@ -9,6 +9,7 @@ from timm.models import VisionTransformer, checkpoint_seq
 from torch import nn
 
 from online_synclr.config.schema import TrainerConfig
+from trainer.objective.blocks import block_arguments
 from trainer.objective.patches import embed_patches
 
 MASK_TOKEN_STD = 0.02
@@ -85,16 +86,17 @@ def build_backbone(trainer: TrainerConfig, *, drop_path: float, mask_token: bool
     """Create the ViT of the settings.
 
     Args:
-        trainer: `backbone`, `backbone_args`, `pretrained`, `recompute_blocks` and `crops` are read.
+        trainer: `backbone`, `backbone_args`, `blocks`, `recompute_blocks` and `crops` are read.
         drop_path: stochastic depth; 0 for the teacher.
         mask_token: whether it will be given masks.
 
     Returns:
-        A backbone on the CPU in float32.
+        A backbone on the CPU in float32, with random weights: `trainer.initial_weights` fills
+        those of a new run.
 
     Raises:
         ValueError: timm has no such model, or it is no ViT with a class token, or a crop's side is
-            not divisible by the patch.
+            not divisible by the patch, or it cannot have such blocks.
     """
     vit = _create(trainer, drop_path)
     if not isinstance(vit, VisionTransformer) or vit.cls_token is None:
@@ -115,6 +117,7 @@ def _create(trainer: TrainerConfig, drop_path: float) -> nn.Module:
         )
     arguments = {
         **trainer.backbone_args,
+        **block_arguments(trainer),
         "img_size": trainer.crops.global_px,
         "dynamic_img_size": True,
         "drop_path_rate": drop_path,
@@ -122,9 +125,7 @@ def _create(trainer: TrainerConfig, drop_path: float) -> nn.Module:
         "global_pool": "token",
     }
     try:
-        model: nn.Module = timm.create_model(
-            trainer.backbone, pretrained=trainer.pretrained, **arguments
-        )
+        model: nn.Module = timm.create_model(trainer.backbone, **arguments)
     except (TypeError, AssertionError) as error:
         raise ValueError(
             f"trainer.backbone: {trainer.backbone} cannot be made with {arguments} ({error}); "
