@@ -2,6 +2,9 @@
 
 import threading
 
+import pytest
+
+from generators.captioning import describe_shares
 from online_synclr.stream.endpoints import ipc_endpoint
 from online_synclr.stream.messages import Message, Progress, Welcome, peer_identity
 from tests.stream_ends import receiving, sending
@@ -67,10 +70,23 @@ class Heard:
             return self._changed.wait_for(lambda: progress in self.said, 60.0)
 
 
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"cars", "pets"}, "from step 9: cars 0.25, pets 0.75"),
+        ({"cars", "food"}, "lacks pets; only this generator's bank has food, now unused"),
+        ({"food"}, "has none of these and keeps its own shares"),
+    ],
+)
+def test_an_engine_says_how_its_own_bank_fits(own: set[str], words: str) -> None:
+    progress = Progress(step=9, shares={"pets": 0.75, "cars": 0.25})
+    assert describe_shares(progress, own).endswith(words)
+
+
 def test_a_sender_hears_each_change_once_and_nothing_older() -> None:
     heard = Heard()
     with (
-        receiving(FakeSink(), ipc_endpoint()) as receiver,
+        receiving(FakeSink(), ipc_endpoint(), progress=None) as receiver,
         sending(receiver.address, ENGINE, on_progress=heard),
     ):
         receiver.announce_progress(LATE)

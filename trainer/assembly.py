@@ -15,7 +15,7 @@ from online_synclr.run_folder import write_durably
 from online_synclr.run_keys import run_keys
 from online_synclr.seeds import derive_seed
 from online_synclr.stream.endpoints import make_endpoint, reachable
-from online_synclr.stream.receiver import Receiver
+from online_synclr.stream.receiver import FIRST_PROGRESS, Receiver
 from online_synclr.topology import transport_of
 from trainer import checkpoint
 from trainer.agreement import Rounds
@@ -34,6 +34,7 @@ from trainer.objective.model import build_model
 from trainer.pinning import pin
 from trainer.reporter import Reporter
 from trainer.role import TrainerRole
+from trainer.share_guide import ShareGuide, build_share_guide, may_change
 from trainer.shared_probe import SharedProbe
 from trainer.starvation import Starvation
 from trainer.step import TrainStep
@@ -116,6 +117,7 @@ def _make_receiver(config: Config, role: TrainerRole, intake: Intake) -> Receive
         keys=keys,
         shared_memory_bytes=stream.shared_memory_bytes if stream.shared_memory == "auto" else 0,
         say=lambda text: _say(role, text),
+        progress=None if may_change(config, role.folder.share_schedule) else FIRST_PROGRESS,
     )
 
 
@@ -150,6 +152,15 @@ def build_loop(
         resumed_step=restored.step,
         say=lambda text: _say(role, text),
     )
+    first: FirstTrainer | None = None
+    guide = build_share_guide(
+        config,
+        trainers,
+        stream.receiver.announce_progress,
+        schedule_file=role.folder.share_schedule,
+        say=lambda text: first.say(text) if first is not None else None,
+        step=restored.step,
+    )
     waits = WaitClock()
     reporter = Reporter(
         trainers=trainers,
@@ -160,11 +171,11 @@ def build_loop(
         waits=waits,
         before=restored.totals,
         ledger=ledger,
+        guide=guide,
     )
     monitor = _build_monitor(config, role, restored) if role.is_first else None
-    first = None
     if probe is not None and monitor is not None:
-        first = _build_first(config, stream, probe, monitor, history)
+        first = _build_first(config, stream, probe, monitor, history, guide)
     parts = LoopParts(
         config=config,
         role=role,
@@ -190,6 +201,7 @@ def build_loop(
         ),
         starvation=build_starvation(config),
         watch=stream.watch,
+        guide=guide,
         first=first,
         probe=SharedProbe(config, train.model.teacher, trainers, first),
     )
@@ -267,12 +279,17 @@ def _build_first(
     probe: KnnProbe,
     monitor: Monitor,
     history: History,
+    guide: ShareGuide,
 ) -> FirstTrainer:
     return FirstTrainer(
         config,
         monitor=monitor,
         figures=Figures(
-            config, history.restored.totals, attempts=history.attempts, saves=history.saves
+            config,
+            history.restored.totals,
+            attempts=history.attempts,
+            saves=history.saves,
+            shares_in_force=guide.in_force,
         ),
         probe=probe,
         watch=stream.watch,

@@ -25,6 +25,7 @@ from trainer.ledger import TrainerLedger
 from trainer.objective.schedules import StepSettings
 from trainer.reporter import Reporter
 from trainer.role import TrainerRole
+from trainer.share_guide import ShareGuide
 from trainer.shared_probe import SharedProbe
 from trainer.starvation import Starvation
 from trainer.step import TrainStep
@@ -49,6 +50,7 @@ class LoopParts:
     writer: CheckpointWriter
     starvation: Starvation
     watch: GeneratorWatch
+    guide: ShareGuide
     first: FirstTrainer | None
     probe: SharedProbe
 
@@ -112,6 +114,7 @@ class TrainLoop:
         settings = parts.train(batch, self.step)
         parts.reporter.note_sampled(sampled)
         self.step += 1
+        parts.guide.after_step(self.step)
         if not self.time_to_first_step_s:
             self._first_step_done()
         self._report(settings, sampled)
@@ -148,6 +151,7 @@ class TrainLoop:
         if self.step % monitor.log_every_steps == 0 or self.step == parts.config.trainer.steps:
             merged = parts.reporter.collect()
             parts.reporter.start_window()
+            parts.guide.follow(merged.share_schedule, self.step)
             if parts.first is not None:
                 parts.first.log(self.step, merged, settings)
         if parts.first is not None:

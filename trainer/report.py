@@ -43,7 +43,8 @@ class TrainerReport(msgspec.Struct, frozen=True, kw_only=True):
     first step, by cause. `captions`, `concepts`: sketches of those trained on (`DistinctCounter`).
     `sent`, `lost`, `discarded`: groups of this attempt; the intake's counts are of all attempts.
     `dropped`: what was not taken in, by `group_`, `message_` or `stranger_` reason; this attempt's,
-    as is the `ledger`.
+    as are the `ledger` and `sources`: groups trained on by the source of their concept.
+    `share_schedule`: what a person has written into the run folder; trainer 0's alone.
     """
 
     losses: dict[str, float]
@@ -62,6 +63,8 @@ class TrainerReport(msgspec.Struct, frozen=True, kw_only=True):
     rss_bytes: int
     gpu_bytes: int
     ledger: LedgerCounters = LedgerCounters()
+    sources: dict[str, int] = {}
+    share_schedule: str = ""
 
 
 class GeneratorReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +97,8 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True):
     rss_bytes: int
     gpu_bytes: int
     ledger: LedgerCounters = LedgerCounters()
+    sources: dict[str, int] = {}
+    share_schedule: str = ""
 
     @property
     def distinct_captions(self) -> int:
@@ -151,6 +156,8 @@ def merge(reports: Sequence[TrainerReport]) -> Merged:
         rss_bytes=max(report.rss_bytes for report in reports),
         gpu_bytes=max(report.gpu_bytes for report in reports),
         ledger=add_ledgers([report.ledger for report in reports]),
+        sources=add_counts(*(report.sources for report in reports)),
+        share_schedule=reports[0].share_schedule,
     )
 
 

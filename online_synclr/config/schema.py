@@ -158,6 +158,20 @@ class VllmConfig(Section):
     )
 
 
+class ShareChange(Section):
+    """A change of what part of the captions the sources of the concept bank have."""
+
+    step: CountOrZero = Field(..., description="Steps done before it holds.")
+    shares: dict[Annotated[str, Field(min_length=1, max_length=256)], Share] = Field(
+        ...,
+        description="By source, of all captions; sources that are not named have what is left, in "
+        "the bank's proportions. None named: the bank's own shares again.",
+    )
+    ramp_steps: CountOrZero = Field(
+        0, description="Steps over which the shares move there in a straight line; 0: at once."
+    )
+
+
 class CaptionsConfig(Section):
     """The LLM and what it is asked."""
 
@@ -172,6 +186,12 @@ class CaptionsConfig(Section):
     )
     model: HomeName = Field(EMBEDDED, description="Hub id, folder, or `embedded`.")
     bank: Path = Field(Path("concepts/paper.yaml"), description="Concept bank.")
+    share_schedule: tuple[ShareChange, ...] = Field(
+        (),
+        description="Changes of the shares of the bank's sources by step, in order, e.g. "
+        "[{step: 10000, shares: {imagenet1k: 0.3, cars: 0.1}}]; share_schedule.yaml in the run "
+        "folder stands for it (docs/beyond-the-paper-shares.md).",
+    )
     url: str = Field("", description="OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1.")
     api_key_env: str = Field("OPENAI_API_KEY", description="Variable that holds the key, if any.")
     temperature: NonNegative = 0.8

@@ -63,6 +63,8 @@ CAPTIONS = Category(
     "Captions and groups",
     (
         Chart("Distinct so far", (metrics.CAPTIONS_DISTINCT, metrics.CAPTIONS_CONCEPTS)),
+        Chart("Share of each source that should be", pattern=r"^shares/[^/]+/in_force$"),
+        Chart("Share of each source trained on lately", pattern=r"^shares/[^/]+/trained$"),
         Chart("Rejected so far, by reason", pattern=r"^captions/rejected_.*$"),
         Chart("Groups rejected so far, by reason", pattern=r"^groups/rejected_.*$"),
         Chart(

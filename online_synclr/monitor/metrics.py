@@ -232,6 +232,19 @@ CAPTIONS_REPEATED = _declare(
     "captions/repeated_share", "share", "Groups trained on whose caption was trained on before."
 )
 
+_declare(
+    "shares/<source>/in_force",
+    "share",
+    "Part of the captions that a source of the concept bank should have now: the bank's, or those "
+    "of captions.share_schedule. Told of banks with several sources.",
+)
+_declare(
+    "shares/<source>/trained",
+    "share",
+    "Part that its groups have of those trained on for the first time, recent window. It follows "
+    "with the delay of what is written, rendered and held, and lacks what the filters refuse.",
+)
+
 OPTIM_LR = _declare("optim/lr", "1", "Learning rate.")
 OPTIM_WEIGHT_DECAY = _declare("optim/weight_decay", "1", "Weight decay.")
 OPTIM_GRAD_NORM = _declare("optim/grad_norm", "1", "Gradient norm before clipping.")
@@ -305,6 +318,15 @@ def of_generator(generator: str, quantity: str) -> str:
         KeyError: there is no such quantity.
     """
     return _known(f"{_BY_GENERATOR}{generator}/{quantity}")
+
+
+def of_source(source: str, quantity: str) -> str:
+    """`shares/<source>/<quantity>`; quantities: in_force, trained.
+
+    Raises:
+        KeyError: there is no such quantity.
+    """
+    return _known(f"shares/{source.replace('/', '_')}/{quantity}")
 
 
 def dropped(reason: str) -> str:

@@ -39,6 +39,9 @@ BURSTS_PER_CREDITS: Final = 4
 """They are issued again after so many groups as this part of a generator's credits: it goes on
 writing while what it has sent is read, and yet a CREDIT is not sent for every group."""
 
+FIRST_PROGRESS: Final = Progress(step=0)
+"""Of a run in which nothing changes: its generators need not wait for more."""
+
 FRAME_SLACK_BYTES: Final = 2 * MAX_HEADER_BYTES
 QUEUE_SLACK: Final = 64
 """Room in the queues above the credits, for words that are not groups."""
@@ -87,7 +90,7 @@ class Receiver:
         keys: KeyFolder | None = None,
         say: Callable[[str], None] = lambda text: None,
         shared_memory_bytes: int = 0,
-        progress: Progress | None = None,
+        progress: Progress | None = FIRST_PROGRESS,
     ) -> None:
         if prod(image_shape) > max_group_bytes:
             raise StreamError(

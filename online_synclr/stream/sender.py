@@ -253,10 +253,11 @@ class Sender:
 
     def _read(self, link: Link) -> None:
         link.on_events()
-        known = link.welcome
+        known, progress = link.welcome, link.progress
         for _ in link.on_messages():
             pass
-        self._note_progress(link.progress)
+        if link.progress is not None and link.progress is not progress:
+            self._note_progress(link.progress)
         if link.rejected is not None:
             if link.comes_back:
                 self._end()
@@ -271,10 +272,11 @@ class Sender:
         if link.retired:
             self._retire(link)
 
-    def _note_progress(self, progress: Progress | None) -> None:
+    def _note_progress(self, progress: Progress) -> None:
         """Trainers say the same at about the same time; the one that is furthest ahead counts."""
         known = self._progress
-        if progress is not None and (known is None or progress.step > known.step):
+        # At equal steps the later word: before its first step a run knows less than at it.
+        if progress != known and (known is None or progress.step >= known.step):
             self._progress = progress
             self._on_progress(progress)
 
