@@ -22,7 +22,6 @@ from trainer.agreement import Rounds
 from trainer.batch import BatchMaker
 from trainer.checkpoint import Restored
 from trainer.distributed import Trainers
-from trainer.evaluation.probe import KnnProbe
 from trainer.figures import Figures
 from trainer.first_trainer import FirstTrainer
 from trainer.generator_watch import GONE_SILENCES, GeneratorWatch, num_serving
@@ -32,10 +31,11 @@ from trainer.ledger import open_ledger
 from trainer.loop import LoopParts, TrainLoop
 from trainer.objective.model import build_model
 from trainer.pinning import pin
+from trainer.probes import Probes
 from trainer.reporter import Reporter
 from trainer.role import TrainerRole
 from trainer.share_guide import ShareGuide, build_share_guide, may_change
-from trainer.shared_probe import SharedProbe
+from trainer.shared_knn import build_shared_knn
 from trainer.starvation import Starvation
 from trainer.step import TrainStep
 from trainer.stop import StopRequest
@@ -136,7 +136,6 @@ def build_loop(
         ConfigError: the model cannot be built, or the checkpoint or kNN folder cannot be used.
     """
     pin_pool(role, trainers, stream.intake)
-    probe = KnnProbe(config, trainers.device) if role.is_first else None
     path = None
     if role.is_first:
         path = checkpoint.choose(config, attempt=role.attempt, say=lambda text: _say(role, text))
@@ -161,6 +160,13 @@ def build_loop(
         say=lambda text: first.say(text) if first is not None else None,
         step=restored.step,
     )
+    probes = Probes(
+        config,
+        trainers,
+        knn=build_shared_knn(config, train.model.teacher, trainers),
+        log=lambda step, values: first.log_probe(step, values) if first is not None else None,
+    )
+    train.on_teacher = probes.take
     waits = WaitClock()
     reporter = Reporter(
         trainers=trainers,
@@ -172,10 +178,11 @@ def build_loop(
         before=restored.totals,
         ledger=ledger,
         guide=guide,
+        probes=probes,
     )
     monitor = _build_monitor(config, role, restored) if role.is_first else None
-    if probe is not None and monitor is not None:
-        first = _build_first(config, stream, probe, monitor, history, guide)
+    if monitor is not None:
+        first = _build_first(config, stream, monitor, history, guide)
     parts = LoopParts(
         config=config,
         role=role,
@@ -203,7 +210,7 @@ def build_loop(
         watch=stream.watch,
         guide=guide,
         first=first,
-        probe=SharedProbe(config, train.model.teacher, trainers, first),
+        probes=probes,
     )
     loop = TrainLoop(parts, start_step=restored.step)
     return Built(parts=parts, loop=loop, history=history, monitor=monitor)
@@ -276,7 +283,6 @@ def _build_monitor(config: Config, role: TrainerRole, restored: Restored) -> Mon
 def _build_first(
     config: Config,
     stream: StreamEnd,
-    probe: KnnProbe,
     monitor: Monitor,
     history: History,
     guide: ShareGuide,
@@ -291,7 +297,6 @@ def _build_first(
             saves=history.saves,
             shares_in_force=guide.in_force,
         ),
-        probe=probe,
         watch=stream.watch,
         start_step=history.restored.step,
     )

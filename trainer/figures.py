@@ -101,6 +101,7 @@ class Figures:
             **self._losses(merged),
             **self._throughput(),
             **self._waits(merged),
+            metrics.PROBE_TIME: merged.probe_s / merged.elapsed_s if merged.elapsed_s else 0.0,
             **self._capacities(),
             **_stream(merged, self._before),
             **_pool(merged),

@@ -23,10 +23,10 @@ from trainer.generator_watch import GeneratorWatch
 from trainer.intake import Intake, Sampled
 from trainer.ledger import TrainerLedger
 from trainer.objective.schedules import StepSettings
+from trainer.probes import Probes
 from trainer.reporter import Reporter
 from trainer.role import TrainerRole
 from trainer.share_guide import ShareGuide
-from trainer.shared_probe import SharedProbe
 from trainer.starvation import Starvation
 from trainer.step import TrainStep
 from trainer.vote import Action, Decision
@@ -52,7 +52,7 @@ class LoopParts:
     watch: GeneratorWatch
     guide: ShareGuide
     first: FirstTrainer | None
-    probe: SharedProbe
+    probes: Probes
 
 
 class TrainLoop:
@@ -110,6 +110,7 @@ class TrainLoop:
             self._begin()
         sampled = self._sample()
         parts.ledger.note(sampled, self.step + 1)
+        parts.probes.before_step(self.step)
         batch = parts.batches([item.group for item in sampled], self.step)
         settings = parts.train(batch, self.step)
         parts.reporter.note_sampled(sampled)
@@ -133,6 +134,7 @@ class TrainLoop:
         """All trainers are about to take this attempt's first step: waits count from here."""
         parts = self._parts
         parts.waits.start()
+        parts.probes.start()
         merged = parts.reporter.collect()
         if parts.first is not None:
             parts.first.figures.start(merged, self.step)
@@ -152,9 +154,9 @@ class TrainLoop:
             merged = parts.reporter.collect()
             parts.reporter.start_window()
             parts.guide.follow(merged.share_schedule, self.step)
+            parts.probes.note(merged.probe_s, merged.elapsed_s)
             if parts.first is not None:
                 parts.first.log(self.step, merged, settings)
         if parts.first is not None:
             parts.first.after_step(self.step, sampled)
-        if parts.probe.is_due(self.step):
-            parts.probe.measure(self.step)
+        parts.probes.after_step(self.step)

@@ -45,6 +45,7 @@ class TrainerReport(msgspec.Struct, frozen=True, kw_only=True):
     `dropped`: what was not taken in, by `group_`, `message_` or `stranger_` reason; this attempt's,
     as are the `ledger` and `sources`: groups trained on by the source of their concept.
     `share_schedule`: what a person has written into the run folder; trainer 0's alone.
+    `elapsed_s`: since the first step of the attempt; `probe_s`: of that, for kNN and embeddings.
     """
 
     losses: dict[str, float]
@@ -65,6 +66,8 @@ class TrainerReport(msgspec.Struct, frozen=True, kw_only=True):
     ledger: LedgerCounters = LedgerCounters()
     sources: dict[str, int] = {}
     share_schedule: str = ""
+    elapsed_s: float = 0.0
+    probe_s: float = 0.0
 
 
 class GeneratorReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +83,10 @@ class GeneratorReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Merged(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole run at one moment. `losses` and `waits` are means over the trainers."""
+    """The whole run at one moment. `losses` and `waits` are means over the trainers.
+
+    `probe_s` is the largest of the trainers', `elapsed_s` trainer 0's.
+    """
 
     losses: dict[str, float]
     non_finite_steps: int
@@ -99,6 +105,8 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True):
     ledger: LedgerCounters = LedgerCounters()
     sources: dict[str, int] = {}
     share_schedule: str = ""
+    elapsed_s: float = 0.0
+    probe_s: float = 0.0
 
     @property
     def distinct_captions(self) -> int:
@@ -158,6 +166,8 @@ def merge(reports: Sequence[TrainerReport]) -> Merged:
         ledger=add_ledgers([report.ledger for report in reports]),
         sources=add_counts(*(report.sources for report in reports)),
         share_schedule=reports[0].share_schedule,
+        elapsed_s=reports[0].elapsed_s,
+        probe_s=max(report.probe_s for report in reports),
     )
 
 

@@ -19,6 +19,7 @@ from trainer.distributed import Trainers
 from trainer.generator_watch import GeneratorWatch
 from trainer.intake import Intake, IntakeCounters, Sampled
 from trainer.ledger import TrainerLedger
+from trainer.probes import Probes
 from trainer.report import (
     Merged,
     TrainerReport,
@@ -54,7 +55,9 @@ class Reporter:
         before: Totals,
         ledger: TrainerLedger,
         guide: ShareGuide,
+        probes: Probes,
     ) -> None:
+        self._probes = probes
         self._guide = guide
         self._sources: Counter[str] = Counter(dict.fromkeys(guide.sources, 0))
         self._trainers = trainers
@@ -109,6 +112,8 @@ class Reporter:
             dropped=dropped_by_reason(received),
             sources=dict(self._sources),
             share_schedule=self._guide.look(),
+            elapsed_s=self._waits.elapsed_s(),
+            probe_s=self._probes.spent_s,
             **stream_counts(received),
         )
 

@@ -463,12 +463,30 @@ class MonitorConfig(Section):
     console_every_s: Positive = 2.0
     samples_every_steps: CountOrZero = Field(500, description="Pictures of groups; 0: none.")
     samples_groups: Count = 8
-    knn_every_steps: CountOrZero = Field(0, description="0: only before and after.")
+    knn_every_steps: CountOrZero = Field(
+        0,
+        description="kNN accuracy of the teacher, shared out over trainers and steps; 0: only "
+        "before and after.",
+    )
     knn_folder: HomeName = Field(
         BUNDLED_CHECK_SET,
         description="Labelled image folder, `check_set` (bundled), or empty: none.",
     )
     knn_neighbours: Count = 10
+    embeddings_every_steps: CountOrZero = Field(
+        500,
+        description="Alignment, uniformity and RankMe of the teacher's embeddings of the groups "
+        "trained on; 0: never.",
+    )
+    embeddings: Annotated[int, Field(ge=2, le=2**17)] = Field(
+        2048,
+        description="Embeddings, of all trainers, that these are made of; RankMe is never larger.",
+    )
+    max_probe_share: ShareAboveZero = Field(
+        0.02,
+        description="Most of the run's time that kNN and embeddings may take: what costs more is "
+        "measured less often.",
+    )
     tensorboard: bool = True
 
 

@@ -56,6 +56,15 @@ LEARNING = Category(
             (metrics.LOSS_TOTAL, metrics.LOSS_GLOBAL, metrics.LOSS_LOCAL, metrics.LOSS_MIM),
         ),
         Chart("kNN accuracy", (metrics.KNN_ACCURACY,)),
+        Chart(
+            "Alignment and uniformity of projections",
+            (metrics.EMBEDDINGS_ALIGNMENT, metrics.EMBEDDINGS_UNIFORMITY),
+        ),
+        Chart(
+            "RankMe (dimensions used)",
+            (metrics.EMBEDDINGS_RANKME, metrics.EMBEDDINGS_RANKME_PROJECTIONS),
+        ),
+        Chart("Time for probes (share of time)", (metrics.PROBE_TIME,)),
         Chart("Gradient norm", (metrics.OPTIM_GRAD_NORM,)),
     ),
 )

@@ -261,7 +261,48 @@ OPTIM_NON_FINITE = _declare(
 )
 
 KNN_ACCURACY = _declare(
-    "knn/accuracy", "share", "k-nearest-neighbour accuracy of the features on labelled images."
+    "knn/accuracy",
+    "share",
+    "k-nearest-neighbour accuracy of the teacher's features on labelled images.",
+)
+KNN_STEP = _declare(
+    "knn/of_step",
+    "steps",
+    "Steps after which the weights were what that accuracy is of; measuring goes on beside the "
+    "steps after it.",
+)
+EMBEDDINGS_ALIGNMENT = _declare(
+    "embeddings/alignment",
+    "1",
+    "Mean squared distance of two images of a caption, in the teacher's projections on the unit "
+    "sphere; lower is better. docs/probes.md.",
+)
+EMBEDDINGS_UNIFORMITY = _declare(
+    "embeddings/uniformity",
+    "1",
+    "Log of the mean of exp(-2 d^2) over images of different captions, d their distance there; "
+    "lower is better.",
+)
+EMBEDDINGS_RANKME = _declare(
+    "embeddings/rankme",
+    "dimensions",
+    "Effective rank (RankMe) of the teacher's class tokens: dimensions that are really used.",
+)
+EMBEDDINGS_RANKME_PROJECTIONS = _declare(
+    "embeddings/rankme_projections",
+    "dimensions",
+    "The same of the teacher's projections, where the loss acts.",
+)
+
+PROBE_TIME = _declare(
+    "probe/time_share",
+    "share of time",
+    "What kNN and embeddings have taken of the time since the first step, on the trainer where it "
+    "is most; kept below monitor.max_probe_share.",
+)
+PROBE_KNN_S = _declare("probe/knn_s", "s", "What the last kNN measurement took, all slices.")
+PROBE_EMBEDDINGS_S = _declare(
+    "probe/embeddings_s", "s", "What the last measurement of the embeddings took."
 )
 
 MEMORY_TRAINER = _declare(
