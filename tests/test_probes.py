@@ -7,6 +7,7 @@ import torch
 
 from online_synclr.config import Config
 from online_synclr.monitor import metrics
+from online_synclr.monitor.waits import WaitClock
 from tests.tiny_objective import IMAGES, NUM_GROUPS, tiny_config
 from tests.tiny_step import ALONE, tiny_batch, tiny_step
 from trainer.evaluation.embedding_measures import alignment, rankme, uniformity
@@ -29,6 +30,10 @@ class FakeKnn:
     @property
     def under_way(self) -> bool:
         return self._left > 0
+
+    @property
+    def at_last_slice(self) -> bool:
+        return self._left == 1
 
     def begin(self) -> None:
         self.begun += 1
@@ -64,7 +69,7 @@ def config_of(**monitor: object) -> Config:
 def probes_of(
     config: Config, knn: FakeKnn | None = None, logged: Callable[..., None] = lambda *_: None
 ) -> Probes:
-    return Probes(config, ALONE, knn=knn, log=logged)  # type: ignore[arg-type]
+    return Probes(config, ALONE, knn=knn, waits=WaitClock(), log=logged)  # type: ignore[arg-type]
 
 
 def test_knn_begins_when_it_is_due_and_takes_one_slice_after_each_step() -> None:

@@ -160,14 +160,15 @@ def build_loop(
         say=lambda text: first.say(text) if first is not None else None,
         step=restored.step,
     )
+    waits = WaitClock()
     probes = Probes(
         config,
         trainers,
+        waits=waits,
         knn=build_shared_knn(config, train.model.teacher, trainers),
         log=lambda step, values: first.log_probe(step, values) if first is not None else None,
     )
     train.on_teacher = probes.take
-    waits = WaitClock()
     reporter = Reporter(
         trainers=trainers,
         intake=stream.intake,

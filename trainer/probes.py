@@ -15,6 +15,8 @@ import torch.distributed as dist
 
 from online_synclr.config import Config
 from online_synclr.monitor import metrics
+from online_synclr.monitor.waits import WaitClock
+from trainer.agreement import VOTE
 from trainer.batch import Batch
 from trainer.distributed import Trainers
 from trainer.embedding_probe import EmbeddingProbe
@@ -33,12 +35,20 @@ class Probes:
         config: the settings.
         trainers: this trainer among all.
         knn: none without labelled images.
+        waits: told of the time that a measurement waits for another trainer to come to it.
         log: on trainer 0, where figures go.
     """
 
     def __init__(
-        self, config: Config, trainers: Trainers, *, knn: SharedKnnProbe | None, log: Log
+        self,
+        config: Config,
+        trainers: Trainers,
+        *,
+        knn: SharedKnnProbe | None,
+        waits: WaitClock,
+        log: Log,
     ) -> None:
+        self._waits = waits
         self._last_step = config.trainer.steps
         self._knn_every = config.monitor.knn_every_steps
         self._knn = knn
@@ -83,6 +93,7 @@ class Probes:
         if self._knn is None:
             return
         if self._knn_is_due(step):
+            self._await_all()
             self._knn_step, self._knn_began_s = step, self._knn_timer.total_s(wait=True)
             with self._knn_timer.timing():
                 self._knn.begin()
@@ -96,6 +107,7 @@ class Probes:
         """
         if self._knn is None:
             return None
+        self._await_all()
         self._knn_began_s = self._knn_timer.total_s(wait=True)
         with self._knn_timer.timing():
             accuracy = self._knn.measure()
@@ -114,6 +126,8 @@ class Probes:
 
     def _advance_knn(self, step: int) -> None:
         assert self._knn is not None
+        if self._knn.at_last_slice:
+            self._await_all()
         with self._knn_timer.timing():
             accuracy = self._knn.advance()
         if accuracy is not None:
@@ -132,6 +146,7 @@ class Probes:
         )
 
     def _measure_embeddings(self, step: int) -> None:
+        self._await_all()
         before_s = self._embeddings_timer.total_s(wait=True)
         with self._embeddings_timer.timing():
             figures = self._embeddings.measure()
@@ -141,6 +156,14 @@ class Probes:
 
     def _total_s(self) -> float:
         return self._knn_timer.total_s() + self._embeddings_timer.total_s()
+
+    def _await_all(self) -> None:
+        """So that what follows takes the time of its work, not of a trainer that comes late.
+
+        One that draws pictures, say, would be waited for in the next vote otherwise.
+        """
+        with self._waits.waiting(VOTE):
+            self._most(0.0)
 
     def _most(self, seconds: float) -> float:
         """The largest of all trainers', so that all decide alike."""

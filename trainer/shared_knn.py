@@ -70,6 +70,11 @@ class SharedKnnProbe:
         """Whether a measurement has begun and is not over."""
         return self._embed is not None
 
+    @property
+    def at_last_slice(self) -> bool:
+        """Whether the next slice is the one in which trainers meet."""
+        return self.under_way and self._next >= self._share.largest_share
+
     def begin(self) -> None:
         """Freeze the weights. Every trainer calls it; where they are sharded all wait."""
         self.drop()
@@ -81,7 +86,7 @@ class SharedKnnProbe:
         Waits for the device, and for the other trainers, in the last slice only.
         """
         assert self._embed is not None, "nothing has begun"
-        if self._next < self._share.largest_share:
+        if not self.at_last_slice:
             images_NCHW = self._share.images_NCHW[self._next : self._next + self._slice_images]
             if len(images_NCHW):
                 self._features.append(self._embed(self._to_device(images_NCHW)).float())
