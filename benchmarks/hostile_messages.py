@@ -27,6 +27,7 @@ from online_synclr.stream.messages import (
     InRing,
     Join,
     Message,
+    Progress,
     Reject,
     Status,
     Ticket,
@@ -69,7 +70,13 @@ class HostileMessages:
             Status(state="running", counters={"images_rendered": 4.0}, sent=1),
             Bye(counters={}, sent=1),
             Error(message="out of memory"),
-            Welcome(trainer_index=0, addresses=["tcp://127.0.0.1:1"], lease=1),
+            Welcome(
+                trainer_index=0,
+                addresses=["tcp://127.0.0.1:1"],
+                lease=1,
+                progress=Progress(step=3, shares={"pets": 0.5}),
+            ),
+            Progress(step=4, shares={"pets": 0.3, "cars": 0.7}),
             Join(generator_id="ranks", image_shape=hello.image_shape),
             Ticket(
                 run_id=hello.run_id,

@@ -2,13 +2,14 @@
 
     draw -> prompt -> language model -> filter -> bounded queue -> renderer
 
-It waits for room in the queue (the renderer makes it by `take`) and for the language model. The
+At first it waits for the trainers' word on the shares of the sources; then for room in the queue
+(the renderer makes it by `take`) and for the language model. The
 renderer waits in `take` for a caption (this thread brings it, or its error).
 """
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from generators.barren import BarrenWatch
@@ -36,6 +37,9 @@ class Captioner:
 
     A refused caption is dropped and its draw's number with it, so that the number of an accepted
     one still says which draw made it. The first batches are small, so that rendering starts early.
+
+    `shares_within_s`: longest wait for the first call of `set_shares`; without one, sources have
+    the shares that the concept bank gives them.
     """
 
     def __init__(
@@ -49,7 +53,10 @@ class Captioner:
         batch_captions: int,
         queue_captions: int,
         counters: Counters,
+        shares_within_s: float = 0.0,
     ) -> None:
+        self._shares: Mapping[str, float] | None = None
+        self._shares_within_s = shares_within_s
         self._draws = draws
         self._prompt_of = prompt_of
         self._seed_of = seed_of
@@ -89,6 +96,12 @@ class Captioner:
             self._changed.notify_all()
             return taken
 
+    def set_shares(self, shares: Mapping[str, float]) -> None:
+        """Draw by these from the next batch on; none: by the bank's. From any thread."""
+        with self._changed:
+            self._shares = dict(shares)
+            self._changed.notify_all()
+
     @property
     def used_up(self) -> bool:
         """Whether there will never be another caption: a concept bank has no end."""
@@ -112,6 +125,10 @@ class Captioner:
                 self._changed.notify_all()
 
     def _write(self) -> None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or self._shares is not None, self._shares_within_s
+            )
         counter, size = 0, min(_FIRST_BATCH, self._largest_batch)
         while self._wait_for_room(size):
             accepted = self._write_batch(range(counter, counter + size))
@@ -129,7 +146,8 @@ class Captioner:
             return not self._closed
 
     def _write_batch(self, counters: Sequence[int]) -> list[Captioned]:
-        draws = [self._draws.draw(counter) for counter in counters]
+        shares = self._shares
+        draws = [self._draws.draw(counter, shares) for counter in counters]
         with self._counters.timed("busy_s/llm"):
             completions = self._model.complete(
                 [self._prompt_of(draw) for draw in draws], [self._seed_of(c) for c in counters]

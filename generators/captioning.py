@@ -1,6 +1,6 @@
 """Where the captions of one engine start come from, and the recipes made of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -15,6 +15,7 @@ from generators.render_loop import CaptionSource
 from generators.spec import EngineSpec
 from online_synclr.seeds import derive_seed
 from online_synclr.stream.group import Recipe
+from online_synclr.stream.messages import Progress
 
 T = TypeVar("T")
 
@@ -23,7 +24,8 @@ T = TypeVar("T")
 class Captions(Generic[T]):
     """A source of captions with what turns one into a recipe, given the renderer's fingerprint.
 
-    `fingerprint` names the writer; `close` ends what `start` has begun.
+    `fingerprint` names the writer; `close` ends what `start` has begun. `on_progress` is told how
+    far the run is, by any thread.
     """
 
     source: CaptionSource[T]
@@ -31,13 +33,24 @@ class Captions(Generic[T]):
     fingerprint: str
     start: Callable[[], None] = lambda: None
     close: Callable[[], None] = lambda: None
+    on_progress: Callable[[Progress], None] = lambda progress: None
 
 
 def written_captions(
-    spec: EngineSpec, bank: ConceptBank, model: LanguageModel, counters: Counters
+    spec: EngineSpec,
+    bank: ConceptBank,
+    model: LanguageModel,
+    counters: Counters,
+    say: Callable[[str], None],
 ) -> Captions[Captioned]:
     """Captions that a language model writes for draws from a concept bank."""
     captioner = build_captioner(spec, bank, model, counters)
+
+    def follow(progress: Progress) -> None:
+        captioner.set_shares(progress.shares)
+        if progress.shares:
+            say(describe_shares(progress, {source.name for source in bank.sources}))
+
     return Captions(
         source=captioner,
         recipe_of=lambda captioned, image_fingerprint: recipe_of(
@@ -49,7 +62,23 @@ def written_captions(
         fingerprint=model.fingerprint,
         start=captioner.start,
         close=captioner.close,
+        on_progress=follow,
     )
+
+
+def describe_shares(progress: Progress, own: Set[str]) -> str:
+    """A line for the log: the shares, and how a bank with the sources `own` fits them."""
+    told = progress.shares
+    shares = ", ".join(f"{name} {share:.3g}" for name, share in sorted(told.items()))
+    line = f"shares of the sources from step {progress.step}: {shares}"
+    if not told.keys() & own:
+        return f"{line}; this generator's bank has none of these and keeps its own shares"
+    absent, unknown = sorted(told.keys() - own), sorted(own - told.keys())
+    if absent:
+        line += f"; this generator's bank lacks {', '.join(absent)}"
+    if unknown:
+        line += f"; only this generator's bank has {', '.join(unknown)}, now unused"
+    return line
 
 
 def recorded_captions(
@@ -88,6 +117,8 @@ def build_captioner(
         batch_captions=settings.batch_captions,
         queue_captions=settings.queue_captions,
         counters=counters,
+        # Half, so that waiting for it is not taken for an engine that hangs.
+        shares_within_s=spec.config.generators.stall_s / 2,
     )
 
 

@@ -3,7 +3,8 @@
 A bank is plain files (a YAML, concept lists, background lists, prompts), all replaceable. A draw
 says what to write next: a concept, a template, perhaps a background or a relation, and which
 in-context examples to show. Draw number `counter` of a stream is a pure function of (run seed,
-incarnation, stream, counter): any draw can be made again, in any order, with no state to save.
+incarnation, stream, counter) and of the shares in force: any draw can be made again, in any order,
+with no state to save.
 """
 
 from __future__ import annotations
@@ -114,10 +115,14 @@ class ConceptStream:
         self._pick_source = _WeightedPick({s: s.share for s in bank.sources})
         self._pick_template = {kind: _WeightedPick(w) for kind, w in bank.templates.items()}
 
-    def draw(self, counter: int) -> Draw:
-        """Return draw number `counter` (>= 0); equal for equal (run seed, ..., counter)."""
+    def draw(self, counter: int, shares: Mapping[str, float] | None = None) -> Draw:
+        """Return draw number `counter` (>= 0); equal for equal (run seed, ..., counter, shares).
+
+        `shares`: of the sources by name, in place of the bank's; where they leave none of its
+        sources anything, the bank's.
+        """
         dice = _Dice(*self._key, counter)
-        source = self._pick_source(dice.fraction())
+        source = self._source_pick(shares or {})(dice.fraction())
         concept = dice.pick(source.concepts)
         template = self._pick_template[source.kind](dice.fraction())
         background = relation = None
@@ -127,6 +132,10 @@ class ConceptStream:
             relation = dice.pick(self._bank.relations)
         examples = dice.distinct(len(self._bank.prompts[template].examples), EXAMPLES_PER_PROMPT)
         return Draw(concept, template, background, relation, examples)
+
+    def _source_pick(self, shares: Mapping[str, float]) -> _WeightedPick[Source]:
+        given = {s: shares[s.name] for s in self._bank.sources if shares.get(s.name, 0.0) > 0}
+        return _WeightedPick(given) if given else self._pick_source
 
 
 class _WeightedPick(Generic[T]):

@@ -137,7 +137,7 @@ class Engine:
             server_patience_s=settings.generators.stall_s / 2,
             say=_say,
         )
-        return written_captions(self._spec, bank, model, self._counters)
+        return written_captions(self._spec, bank, model, self._counters, _say)
 
     def _work(self, captions: Captions[Any], renderer: Renderer, heartbeat: Heartbeat) -> None:
         spec, settings = self._spec, self._spec.config
@@ -191,6 +191,7 @@ class Engine:
             position=spec.role.serving_position,
             key=spec.role.key(),
             shared_memory=stream.shared_memory == "auto",
+            on_progress=captions.on_progress,
             on_first_group=lambda elapsed_s: _say(
                 f"the first group was sent {elapsed_s:.2f} s after the models were ready"
             ),

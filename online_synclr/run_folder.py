@@ -76,6 +76,11 @@ class RunFolder:
         return self.root / "addresses.json"
 
     @property
+    def share_schedule(self) -> Path:
+        """Written by a person: stands for `captions.share_schedule`, and may change at any time."""
+        return self.root / "share_schedule.yaml"
+
+    @property
     def attempts(self) -> Path:
         """One JSON line for each start of the run."""
         return self.root / "attempts.jsonl"

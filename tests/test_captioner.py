@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,9 +47,9 @@ def draws(tmp_path: Path) -> ConceptStream:
 
 
 def captioner(
-    draws: ConceptStream, model: FakeModel, counters: Counters | None = None, **changes: int
+    draws: ConceptStream, model: FakeModel, counters: Counters | None = None, **changes: Any
 ) -> Captioner:
-    sizes = {"batch_captions": 16, "queue_captions": 32, **changes}
+    sizes: dict[str, Any] = {"batch_captions": 16, "queue_captions": 32, **changes}
     return Captioner(
         draws=draws,
         prompt_of=lambda draw: draw.concept.name,
@@ -186,3 +187,48 @@ def test_waits_that_are_still_going_on_are_counted() -> None:
         assert counters.snapshot()["wait_s/captions"] == 3.0
     now[0] = 5.0
     assert counters.snapshot() == {"wait_s/captions": 3.0, "elapsed_s": 5.0}
+
+
+def sources(captions: Sequence[Captioned]) -> set[str]:
+    return {captioned.draw.concept.source for captioned in captions}
+
+
+def test_new_shares_hold_from_the_next_batch_on(draws: ConceptStream) -> None:
+    model = FakeModel(number)
+    source = captioner(draws, model, batch_captions=4, queue_captions=8)
+    source.set_shares({"cars": 1.0})
+    source.start()
+    for _ in range(2):
+        assert model.called.acquire(timeout=WAIT_S)
+    # Both batches are drawn and the queue has no room: nothing is drawn before it is emptied.
+    source.set_shares({"scenes": 1.0})
+    assert sources(take(source, 8)) == {"cars"}
+    assert sources(take(source, 8)) == {"scenes"}
+    source.close()
+
+
+def test_nothing_is_written_before_the_trainers_word(draws: ConceptStream) -> None:
+    model = FakeModel(number)
+    source = captioner(draws, model, shares_within_s=WAIT_S)
+    source.start()
+    assert source.take(1, 0.0) == []
+    assert model.batches == []
+    source.set_shares({"scenes": 1.0})
+    assert sources(take(source, 16)) == {"scenes"}
+    source.close()
+
+
+def test_without_a_word_the_bank_decides_in_the_end(draws: ConceptStream) -> None:
+    source = captioner(draws, FakeModel(number), shares_within_s=0.01)
+    source.start()
+    assert [one.draw for one in take(source, 20)] == [draws.draw(n) for n in range(20)]
+    source.close()
+
+
+def test_close_unblocks_a_captioner_that_waits_for_the_word(draws: ConceptStream) -> None:
+    model = FakeModel(number)
+    source = captioner(draws, model, shares_within_s=10**6)
+    source.start()
+    source.close(WAIT_S)
+    assert source.take(0, 0.0) == []
+    assert model.batches == []

@@ -1,7 +1,5 @@
 """Whether any generator is left, as a trainer tells it, and how a shortage is named."""
 
-from typing import Any
-
 import pytest
 
 from online_synclr.config import Config
@@ -149,12 +147,10 @@ def test_a_shortage_names_the_generators_and_why() -> None:
 
 
 def first_trainer_of(monitor: FakeMonitor, watch: GeneratorWatch) -> FirstTrainer:
-    unused: Any = None
     return FirstTrainer(
         Config(),
         monitor=monitor,  # type: ignore[arg-type]
         figures=Figures(Config(), Totals()),
-        probe=unused,
         watch=watch,
         start_step=0,
     )

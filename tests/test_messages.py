@@ -24,6 +24,7 @@ from online_synclr.stream.messages import (
     GroupHeader,
     InRing,
     Message,
+    Progress,
     Reject,
     RingOffer,
     Status,
@@ -41,6 +42,9 @@ MESSAGES: list[Message] = [
     make_hello(role="control"),
     Welcome(trainer_index=1, addresses=["tcp://127.0.0.1:1", "ipc:///tmp/x"], lease=3),
     Welcome(trainer_index=1, addresses=[], lease=3, ring=OFFER),
+    Welcome(trainer_index=0, addresses=[], lease=3, progress=Progress(step=4, shares={"a": 0.5})),
+    Progress(step=7, shares={"pets": 0.25, "cars": 0.0}),
+    Progress(step=0),
     InRing(recipes=[make_recipe(4), with_origin()], position=9, sequence=12, lease=3),
     Reject(reason="wrong run"),
     Credit(num_groups=4, lease=3),
@@ -164,6 +168,19 @@ def test_payload_and_header_cannot_be_exchanged() -> None:
         (Status(state="running", counters={str(i): 0.0 for i in range(257)}, sent=0), "header"),
         (Status(state="dancing", counters={}, sent=0), "header"),  # type: ignore[arg-type]
         (Credit(num_groups=0, lease=0), "header"),
+        (Progress(step=-1), "header"),
+        (Progress(step=1, shares={"": 1.0}), "header"),
+        (Progress(step=1, shares={str(i): 1.0 for i in range(257)}), "header"),
+        (Progress(step=1, shares={"a": -0.1, "b": 1.0}), "shares"),
+        (Progress(step=1, shares={"a": float("nan"), "b": 1.0}), "shares"),
+        (Progress(step=1, shares={"a": float("inf")}), "shares"),
+        (Progress(step=1, shares={"a": 0.0}), "shares"),
+        (
+            Welcome(
+                trainer_index=0, addresses=[], lease=1, progress=Progress(step=1, shares={"a": -1})
+            ),
+            "shares",
+        ),
         (make_hello("../etc"), "header"),
         (make_hello("x" * 65), "header"),
         (make_hello(run_id=""), "header"),

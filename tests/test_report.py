@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 import torch.distributed as dist
 
@@ -97,6 +98,14 @@ def test_a_generator_is_alive_if_any_trainer_hears_it(order: int) -> None:
     assert (gone.alive, gone.state) == (False, "silent")
 
 
+OF_PROBES = {
+    name
+    for name in metrics.METRICS
+    if name.startswith(("knn/", "embeddings/", "probe/")) and name != metrics.PROBE_TIME
+}
+"""Written by themselves, when they are measured."""
+
+
 class Clock:
     """A clock that tests move."""
 
@@ -123,8 +132,34 @@ def test_every_metric_is_described() -> None:
     unknown = [name for name in values if describe(name) is None]
     assert unknown == []
     assert all(isinstance(value, int | float) for value in values.values())
-    fixed = {name for name in metrics.METRICS if "<" not in name} - {metrics.KNN_ACCURACY}
+    fixed = {name for name in metrics.METRICS if "<" not in name} - OF_PROBES
     assert fixed <= values.keys()
+
+
+def test_shares_of_the_sources_stand_beside_what_was_trained_on() -> None:
+    clock = Clock()
+    in_force = {"cars": 0.4, "a/b": 0.6}
+    figures = Figures(Config(), Totals(), clock=clock, shares_in_force=lambda step: in_force)
+    figures.start(msgspec.structs.replace(merge([make_report()]), sources={"cars": 5, "a/b": 5}), 0)
+    clock.now_s += 10.0
+    reports = [
+        msgspec.structs.replace(make_report(), sources={"cars": 8, "a/b": 4, "(other)": 0}),
+        msgspec.structs.replace(make_report(), sources={"cars": 0, "a/b": 2, "(other)": 1}),
+    ]
+    values = figures.metrics(merge(reports), 10, SETTINGS)
+    assert values["shares/cars/in_force"] == 0.4
+    assert values["shares/a_b/in_force"] == 0.6
+    trained = [values[f"shares/{name}/trained"] for name in ("cars", "a_b", "(other)")]
+    assert trained == pytest.approx([3 / 5, 1 / 5, 1 / 5])
+
+
+def test_the_time_for_probes_is_that_of_the_trainer_where_it_is_most() -> None:
+    reports = [
+        msgspec.structs.replace(make_report(), elapsed_s=elapsed_s, probe_s=probe_s)
+        for elapsed_s, probe_s in ((100.0, 1.0), (90.0, 1.5))
+    ]
+    values = Figures(Config(), Totals(), clock=Clock()).metrics(merge(reports), 10, SETTINGS)
+    assert values[metrics.PROBE_TIME] == pytest.approx(0.015)
 
 
 def test_rates_and_waits_count_from_the_first_step() -> None:

@@ -25,7 +25,7 @@ from trainer.distributed import Trainers
 from trainer.initial_weights import VIT, initialise
 from trainer.objective.shards import own_parts
 from trainer.sharding import is_sharded
-from trainer.shared_probe import whole_backbone
+from trainer.shared_knn import snapshot
 from trainer.step import TrainStep
 
 STEPS = 3
@@ -106,27 +106,32 @@ def test_each_trainer_holds_its_share_and_nothing_piles_up(ranks: RankPool) -> N
         assert not [text for text in one.warned if "FSDP" in text]
 
 
-def copied() -> tuple[dict[str, torch.Tensor] | None, bool, dict[str, torch.Tensor]]:
+IMAGES = torch.linspace(-1, 1, 2 * 3 * 16 * 16).view(2, 3, 16, 16)
+
+
+def frozen() -> tuple[torch.Tensor, bool, dict[str, torch.Tensor]]:
+    """Features by a snapshot, taken by one trainer alone, after the teacher has moved on."""
     step, trainers = trained()
     config = tiny_config()
     state = torch.get_rng_state()
-    backbone = whole_backbone(step.model.teacher, config.trainer, trainers)
+    embed = snapshot(step.model.teacher, config.trainer, trainers)
     undisturbed = torch.equal(torch.get_rng_state(), state)
-    whole = weights(step)
-    # The others are not asked: a collective in here would never end.
-    alone = backbone is not None and bool(backbone(torch.zeros(2, 3, 16, 16)).isfinite().all())
+    then = weights(step)
     step(tiny_batch(config, STEPS, trainers), STEPS)
-    return (dict(backbone.state_dict()) if backbone and alone else None), undisturbed, whole
+    # The other one is not asked: a collective in here would never end.
+    features = embed(IMAGES) if trainers.index == 1 else torch.empty(0)
+    return features, undisturbed, then
 
 
-def test_the_teacher_is_copied_to_trainer_0_which_may_call_it_alone(ranks: RankPool) -> None:
-    (copy, undisturbed, whole), (nothing, _, _) = ranks.run(copied)
-    assert nothing is None
+def test_a_snapshot_of_shards_is_of_one_moment_and_asks_nobody(ranks: RankPool) -> None:
+    _, (features, undisturbed, then) = ranks.run(frozen)
     assert undisturbed, "drop path draws as without an evaluation"
-    assert copy is not None
-    for name, value in copy.items():
-        assert torch.equal(value, whole[f"teacher.backbone.{name}"]), name
-    assert len(copy) > 20
+    whole = tiny_step(tiny_config()).model.teacher.backbone
+    prefix = "teacher.backbone."
+    whole.load_state_dict(
+        {name.removeprefix(prefix): value for name, value in then.items() if prefix in name}
+    )
+    assert torch.allclose(features, whole(IMAGES), atol=1e-6)
 
 
 def here(parallel: str, **trainer: Any) -> tuple[Config, Trainers]:
@@ -177,8 +182,11 @@ def test_one_trainer_has_nothing_to_share_out() -> None:
     config = tiny_config(parallel="fsdp")
     step = tiny_step(config)
     assert not is_sharded(step.model.student)
-    assert whole_backbone(step.model.teacher, config.trainer, ALONE) is step.model.teacher.backbone
+    embed = snapshot(step.model.teacher, config.trainer, ALONE)
+    expected = step.model.teacher.backbone(IMAGES)
     before = weights(step)
     step(tiny_batch(config, 0), 0)
+    assert torch.equal(embed(IMAGES), expected)
+    assert not torch.equal(step.model.teacher.backbone(IMAGES), expected)
     moved = [name for name, value in weights(step).items() if not torch.equal(value, before[name])]
     assert moved

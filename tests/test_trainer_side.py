@@ -11,6 +11,7 @@ from online_synclr.stream.fan_out import choose_trainers
 from online_synclr.stream.frames import pack
 from online_synclr.stream.messages import (
     MAX_COUNTERS,
+    PROTOCOL_VERSION,
     Bye,
     ByeAck,
     Credit,
@@ -121,7 +122,10 @@ def test_a_group_under_a_credit_is_inserted() -> None:
     ("hello", "words"),
     [
         (make_hello(run_id="other"), ["run id 'other'", "'run-1'"]),
-        (msgspec.structs.replace(make_hello(), protocol=9), ["protocol version 9", "speaks 5"]),
+        (
+            msgspec.structs.replace(make_hello(), protocol=9),
+            ["protocol version 9", f"speaks {PROTOCOL_VERSION}"],
+        ),
         (make_hello(shape=(2, 3, 8, 9)), ["(2, 3, 8, 9)", "images.send_px"]),
     ],
 )

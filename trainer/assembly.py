@@ -15,14 +15,13 @@ from online_synclr.run_folder import write_durably
 from online_synclr.run_keys import run_keys
 from online_synclr.seeds import derive_seed
 from online_synclr.stream.endpoints import make_endpoint, reachable
-from online_synclr.stream.receiver import Receiver
+from online_synclr.stream.receiver import FIRST_PROGRESS, Receiver
 from online_synclr.topology import transport_of
 from trainer import checkpoint
 from trainer.agreement import Rounds
 from trainer.batch import BatchMaker
 from trainer.checkpoint import Restored
 from trainer.distributed import Trainers
-from trainer.evaluation.probe import KnnProbe
 from trainer.figures import Figures
 from trainer.first_trainer import FirstTrainer
 from trainer.generator_watch import GONE_SILENCES, GeneratorWatch, num_serving
@@ -33,9 +32,11 @@ from trainer.ledger import open_ledger
 from trainer.loop import LoopParts, TrainLoop
 from trainer.objective.model import build_model
 from trainer.pinning import pin
+from trainer.probes import Probes
 from trainer.reporter import Reporter
 from trainer.role import TrainerRole
-from trainer.shared_probe import SharedProbe
+from trainer.share_guide import ShareGuide, build_share_guide, may_change
+from trainer.shared_knn import build_shared_knn
 from trainer.start import Start
 from trainer.starvation import Starvation
 from trainer.step import TrainStep
@@ -118,6 +119,7 @@ def _make_receiver(config: Config, role: TrainerRole, intake: Intake) -> Receive
         keys=keys,
         shared_memory_bytes=stream.shared_memory_bytes if stream.shared_memory == "auto" else 0,
         say=lambda text: _say(role, text),
+        progress=None if may_change(config, role.folder.share_schedule) else FIRST_PROGRESS,
     )
 
 
@@ -138,7 +140,6 @@ def build_loop(
     """
     config = start.config
     pin_pool(role, trainers, stream.intake)
-    probe = KnnProbe(config, trainers.device) if role.is_first else None
     path = start.checkpoint(role) if role.is_first else None
     train = build_step(config, role, trainers)
     restored = checkpoint.restore(
@@ -159,7 +160,24 @@ def build_loop(
         resumed_step=restored.step,
         say=lambda text: _say(role, text),
     )
+    first: FirstTrainer | None = None
+    guide = build_share_guide(
+        config,
+        trainers,
+        stream.receiver.announce_progress,
+        schedule_file=role.folder.share_schedule,
+        say=lambda text: first.say(text) if first is not None else None,
+        step=restored.step,
+    )
     waits = WaitClock()
+    probes = Probes(
+        config,
+        trainers,
+        waits=waits,
+        knn=build_shared_knn(config, train.model.teacher, trainers),
+        log=lambda step, values: first.log_probe(step, values) if first is not None else None,
+    )
+    train.on_teacher = probes.take
     reporter = Reporter(
         trainers=trainers,
         intake=stream.intake,
@@ -169,11 +187,12 @@ def build_loop(
         waits=waits,
         before=restored.totals,
         ledger=ledger,
+        guide=guide,
+        probes=probes,
     )
     monitor = _build_monitor(config, role, restored) if role.is_first else None
-    first = None
-    if probe is not None and monitor is not None:
-        first = _build_first(config, stream, probe, monitor, history)
+    if monitor is not None:
+        first = _build_first(config, stream, monitor, history, guide)
     parts = LoopParts(
         config=config,
         role=role,
@@ -199,8 +218,9 @@ def build_loop(
         ),
         starvation=build_starvation(config),
         watch=stream.watch,
+        guide=guide,
         first=first,
-        probe=SharedProbe(config, train.model.teacher, trainers, first),
+        probes=probes,
     )
     loop = TrainLoop(parts, start_step=restored.step)
     return Built(parts=parts, loop=loop, history=history, monitor=monitor)
@@ -273,17 +293,20 @@ def _build_monitor(config: Config, role: TrainerRole, restored: Restored) -> Mon
 def _build_first(
     config: Config,
     stream: StreamEnd,
-    probe: KnnProbe,
     monitor: Monitor,
     history: History,
+    guide: ShareGuide,
 ) -> FirstTrainer:
     return FirstTrainer(
         config,
         monitor=monitor,
         figures=Figures(
-            config, history.restored.totals, attempts=history.attempts, saves=history.saves
+            config,
+            history.restored.totals,
+            attempts=history.attempts,
+            saves=history.saves,
+            shares_in_force=guide.in_force,
         ),
-        probe=probe,
         watch=stream.watch,
         start_step=history.restored.step,
     )

@@ -1,7 +1,7 @@
 """The metrics of a logged step, by name; trainer 0 only. Nothing here waits."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from online_synclr.attempts import Attempts
@@ -55,7 +55,9 @@ class Figures:
         attempts: Attempts | None = None,
         saves: SaveRecord | None = None,
         clock: Callable[[], float] = time.monotonic,
+        shares_in_force: Callable[[int], Mapping[str, float]] = lambda step: {},
     ) -> None:
+        self._shares_in_force = shares_in_force
         self._attempts = attempts or Attempts()
         self._saves = saves or SaveRecord(before.checkpoints_failed)
         self._images_per_group = config.images_per_group
@@ -99,11 +101,13 @@ class Figures:
             **self._losses(merged),
             **self._throughput(),
             **self._waits(merged),
+            metrics.PROBE_TIME: merged.probe_s / merged.elapsed_s if merged.elapsed_s else 0.0,
             **self._capacities(),
             **_stream(merged, self._before),
             **_pool(merged),
             **_ledger(merged, self._before),
             **self._captions(merged),
+            **self._shares(merged, step),
             **self._refusals(merged),
             **_optimizer(merged, settings, self._before),
             **self._temperatures,
@@ -167,6 +171,8 @@ class Figures:
         self._board.update(now_s, TRAINERS, "unique_images", intake.trained * images)
         self._board.update(now_s, TRAINERS, "image_uses", intake.group_uses * images)
         self._board.update(now_s, TRAINERS, "steps", step)
+        for source, groups in merged.sources.items():
+            self._board.update(now_s, TRAINERS, _of_source(source), groups)
 
     def _note_presence(self, generator: GeneratorReport, now_s: float) -> None:
         if generator.alive:
@@ -247,6 +253,19 @@ class Figures:
             metrics.CAPTIONS_REPEATED: merged.repeated_share,
         }
 
+    def _shares(self, merged: Merged, step: int) -> dict[str, float]:
+        """Of the captions, by source: as they should be, and as trained on lately."""
+        in_force = self._shares_in_force(step)
+        if len(in_force) < 2:
+            return {}
+        rates = {name: self._board.recent_per_s(_of_source(name)) for name in merged.sources}
+        total = sum(rates.values())
+        trained = {name: rate / total for name, rate in rates.items()} if total else {}
+        return {
+            **{metrics.of_source(name, "in_force"): share for name, share in in_force.items()},
+            **{metrics.of_source(name, "trained"): share for name, share in trained.items()},
+        }
+
     def _refusals(self, merged: Merged) -> dict[str, float]:
         captions = add_counts(self._before.captions_rejected, refused(merged, "rejected/"))
         groups = add_counts(self._before.groups_gated, refused(merged, "gated/"))
@@ -257,6 +276,10 @@ class Figures:
             **{metrics.rejected_captions(why): float(n) for why, n in sorted(captions.items())},
             **{metrics.rejected_groups(why): float(n) for why, n in sorted(groups.items())},
         }
+
+
+def _of_source(name: str) -> str:
+    return f"groups_of_source/{name}"
 
 
 def _stream(merged: Merged, before: Totals) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""What trainer 0 does beside training: metrics, pictures, kNN, words for people.
+"""What trainer 0 does beside training: metrics, pictures, words for people.
 
-None of it waits for anybody. While it evaluates, the other trainers wait in the next vote.
+None of it waits for anybody.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,10 @@ from online_synclr.config import Config
 from online_synclr.monitor import metrics
 from online_synclr.monitor.formats import duration
 from online_synclr.monitor.monitor import Monitor
-from trainer.evaluation.probe import KnnProbe
 from trainer.failures import FailureReport, FailureTeller, failures_of
 from trainer.figures import Figures
 from trainer.generator_watch import GeneratorWatch
 from trainer.intake import Sampled
-from trainer.objective.backbone import Backbone
 from trainer.objective.schedules import StepSettings
 from trainer.report import GeneratorReport, Merged, merge_generators, peer_report
 from trainer.roll_call import RollCall
@@ -30,13 +28,11 @@ class FirstTrainer:
         *,
         monitor: Monitor,
         figures: Figures,
-        probe: KnnProbe,
         watch: GeneratorWatch,
         start_step: int,
     ) -> None:
         self._config = config
         self._monitor = monitor
-        self._probe = probe
         self._watch = watch
         self._start_step = start_step
         self._roll_call = RollCall()
@@ -96,15 +92,9 @@ class FirstTrainer:
             groups = [item.group for item in sampled[: monitor.samples_groups]]
             self._monitor.log_groups(step, groups)
 
-    def measure_knn(self, step: int, backbone: Backbone) -> float | None:
-        """kNN accuracy of the teacher's backbone, logged; None without labelled images."""
-        if not self._probe.has_images:
-            return None
-        self.show_phase(step, "measuring kNN accuracy")
-        accuracy = self._probe.accuracy(backbone)
-        if accuracy is not None:
-            self._monitor.log_scalars(step, {metrics.KNN_ACCURACY: accuracy})
-        return accuracy
+    def log_probe(self, step: int, values: Mapping[str, float]) -> None:
+        """Write what a probe has measured."""
+        self._monitor.log_scalars(step, values)
 
     def _call_roll(self, generators: Sequence[GeneratorReport]) -> None:
         for sentence in self._roll_call.changes(generators):

@@ -162,7 +162,9 @@ def _summarise(built: Built, merged: Merged, ended_by: str, *, measure: bool) ->
     """
     parts, loop = built.parts, built.loop
     totals = parts.writer.totals(merged)
-    knn_after = parts.probe.measure(loop.step) if measure else None
+    if measure and parts.first is not None and parts.config.monitor.knn_folder:
+        parts.first.show_phase(loop.step, "measuring kNN accuracy")
+    knn_after = parts.probes.measure_knn(loop.step) if measure else None
     if parts.first is None or built.monitor is None:
         return True
     ending = Ending(

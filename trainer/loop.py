@@ -23,9 +23,10 @@ from trainer.generator_watch import GeneratorWatch
 from trainer.intake import Intake, Sampled
 from trainer.ledger import TrainerLedger
 from trainer.objective.schedules import StepSettings
+from trainer.probes import Probes
 from trainer.reporter import Reporter
 from trainer.role import TrainerRole
-from trainer.shared_probe import SharedProbe
+from trainer.share_guide import ShareGuide
 from trainer.starvation import Starvation
 from trainer.step import TrainStep
 from trainer.vote import Action, Decision
@@ -49,8 +50,9 @@ class LoopParts:
     writer: CheckpointWriter
     starvation: Starvation
     watch: GeneratorWatch
+    guide: ShareGuide
     first: FirstTrainer | None
-    probe: SharedProbe
+    probes: Probes
 
 
 class TrainLoop:
@@ -110,10 +112,12 @@ class TrainLoop:
             self._begin()
         sampled = self._sample()
         parts.ledger.note(sampled, self.step + 1)
+        parts.probes.before_step(self.step)
         batch = parts.batches([item.group for item in sampled], self.step)
         settings = parts.train(batch, self.step)
         parts.reporter.note_sampled(sampled)
         self.step += 1
+        parts.guide.after_step(self.step)
         if not self.time_to_first_step_s:
             self._first_step_done()
         self._report(settings, sampled)
@@ -132,6 +136,7 @@ class TrainLoop:
         """All trainers are about to take this attempt's first step: waits count from here."""
         parts = self._parts
         parts.waits.start()
+        parts.probes.start()
         merged = parts.reporter.collect()
         if parts.first is not None:
             parts.first.figures.start(merged, self.step)
@@ -150,9 +155,10 @@ class TrainLoop:
         if self.step % monitor.log_every_steps == 0 or self.step == self.last_step:
             merged = parts.reporter.collect()
             parts.reporter.start_window()
+            parts.guide.follow(merged.share_schedule, self.step)
+            parts.probes.note(merged.probe_s, merged.elapsed_s)
             if parts.first is not None:
                 parts.first.log(self.step, merged, settings)
         if parts.first is not None:
             parts.first.after_step(self.step, sampled)
-        if parts.probe.is_due(self.step):
-            parts.probe.measure(self.step)
+        parts.probes.after_step(self.step)

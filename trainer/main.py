@@ -103,4 +103,6 @@ def measure_before(built: Built) -> None:
             "raise trainer.steps or name another run.dir"
         )
     if done == 0:
-        writer.knn_before = built.parts.probe.measure(0)
+        if first is not None and built.parts.config.monitor.knn_folder:
+            first.show_phase(0, "measuring kNN accuracy")
+        writer.knn_before = built.parts.probes.measure_knn(0)

@@ -11,7 +11,7 @@ of the teacher keys and features of masked tokens. Global crops are made twice w
 several parts, since those of the whole batch would not be small.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -24,12 +24,21 @@ from trainer.objective.parts import Part, deal
 from trainer.objective.view_params import ViewParams
 from trainer.objective.views import ViewMaker, Views
 
+OnTeacher = Callable[[TeacherOutput, Batch], None]
+"""Told what the teacher has made of a whole batch, before anything is compared with it."""
+
 
 class MicroBatches:
     """Adds the gradients of batches to a student; the collectives are those of its objective."""
 
     def __init__(
-        self, objective: Objective, student: nn.Module, make_views: ViewMaker, *, num_parts: int
+        self,
+        objective: Objective,
+        student: nn.Module,
+        make_views: ViewMaker,
+        *,
+        num_parts: int,
+        on_teacher: OnTeacher = lambda output, batch: None,
     ) -> None:
         """Bind what a step is made of.
 
@@ -38,7 +47,9 @@ class MicroBatches:
             student: as the objective has it, wrapped or not.
             make_views: makes the views of each part.
             num_parts: `trainer.micro_batches`.
+            on_teacher: called once a batch.
         """
+        self._on_teacher = on_teacher
         self._objective = objective
         self._student = student
         self._make_views = make_views
@@ -84,7 +95,9 @@ class MicroBatches:
         ids = self._objective.identities(
             batch.captions_N2, batch.concepts_N2, batch.images_N2, step
         )
-        return self._objective.targets(_in_order(outputs, parts), ids, step)
+        output = _in_order(outputs, parts)
+        self._on_teacher(output, batch)
+        return self._objective.targets(output, ids, step)
 
     def _teach(
         self, part: Part, batch: Batch, params: ViewParams, views: Views | None
@@ -120,17 +133,26 @@ class MicroBatches:
 
 
 def _in_order(outputs: Sequence[TeacherOutput], parts: Sequence[Part]) -> TeacherOutput:
-    """The whole batch's output: keys in its own order, masked tokens part after part."""
+    """The whole batch's output: crops in its own order, masked tokens part after part."""
     if len(parts) == 1:
         return outputs[0]
-    first = outputs[0].keys_KZ
-    crops = first.shape[0] // len(parts[0].images_n)
-    keys_GNZ = first.new_empty((crops, parts[0].num_images, first.shape[1]))
-    for part, output in zip(parts, outputs, strict=True):
-        keys_GNZ.index_copy_(1, part.rows_n, output.keys_KZ.view(crops, -1, first.shape[1]))
     patches = [output.patches_RZ for output in outputs if output.patches_RZ is not None]
-    patches_RZ = torch.cat(patches) if patches else None
-    return TeacherOutput(keys_GNZ.flatten(0, 1), patches_RZ, outputs[0].prototypes_PZ)
+    return TeacherOutput(
+        keys_KZ=_crops_in_order([output.keys_KZ for output in outputs], parts),
+        patches_RZ=torch.cat(patches) if patches else None,
+        prototypes_PZ=outputs[0].prototypes_PZ,
+        features_KE=_crops_in_order([output.features_KE for output in outputs], parts),
+    )
+
+
+def _crops_in_order(rows_KD: Sequence[torch.Tensor], parts: Sequence[Part]) -> torch.Tensor:
+    """Rows of the crops of all parts, as if the batch had been one."""
+    dims = rows_KD[0].shape[1]
+    crops = rows_KD[0].shape[0] // len(parts[0].images_n)
+    all_GND = rows_KD[0].new_empty((crops, parts[0].num_images, dims))
+    for part, rows in zip(parts, rows_KD, strict=True):
+        all_GND.index_copy_(1, part.rows_n, rows.view(crops, -1, dims))
+    return all_GND.flatten(0, 1)
 
 
 def _sum(losses: Sequence[LossParts]) -> LossParts:

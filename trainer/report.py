@@ -43,7 +43,9 @@ class TrainerReport(msgspec.Struct, frozen=True, kw_only=True):
     first step, by cause. `captions`, `concepts`: sketches of those trained on (`DistinctCounter`).
     `sent`, `lost`, `discarded`: groups of this attempt; the intake's counts are of all attempts.
     `dropped`: what was not taken in, by `group_`, `message_` or `stranger_` reason; this attempt's,
-    as is the `ledger`.
+    as are the `ledger` and `sources`: groups trained on by the source of their concept.
+    `share_schedule`: what a person has written into the run folder; trainer 0's alone.
+    `elapsed_s`: since the first step of the attempt; `probe_s`: of that, for kNN and embeddings.
     """
 
     losses: dict[str, float]
@@ -62,6 +64,10 @@ class TrainerReport(msgspec.Struct, frozen=True, kw_only=True):
     rss_bytes: int
     gpu_bytes: int
     ledger: LedgerCounters = LedgerCounters()
+    sources: dict[str, int] = {}
+    share_schedule: str = ""
+    elapsed_s: float = 0.0
+    probe_s: float = 0.0
 
 
 class GeneratorReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +83,10 @@ class GeneratorReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Merged(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole run at one moment. `losses` and `waits` are means over the trainers."""
+    """The whole run at one moment. `losses` and `waits` are means over the trainers.
+
+    `probe_s` is the largest of the trainers', `elapsed_s` trainer 0's.
+    """
 
     losses: dict[str, float]
     non_finite_steps: int
@@ -94,6 +103,10 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True):
     rss_bytes: int
     gpu_bytes: int
     ledger: LedgerCounters = LedgerCounters()
+    sources: dict[str, int] = {}
+    share_schedule: str = ""
+    elapsed_s: float = 0.0
+    probe_s: float = 0.0
 
     @property
     def distinct_captions(self) -> int:
@@ -151,6 +164,10 @@ def merge(reports: Sequence[TrainerReport]) -> Merged:
         rss_bytes=max(report.rss_bytes for report in reports),
         gpu_bytes=max(report.gpu_bytes for report in reports),
         ledger=add_ledgers([report.ledger for report in reports]),
+        sources=add_counts(*(report.sources for report in reports)),
+        share_schedule=reports[0].share_schedule,
+        elapsed_s=reports[0].elapsed_s,
+        probe_s=max(report.probe_s for report in reports),
     )
 
 

@@ -3,8 +3,9 @@
 `collect` waits for all trainers to call it at the same step; the rest waits for nobody.
 """
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import psutil
 import torch
@@ -18,6 +19,7 @@ from trainer.distributed import Trainers
 from trainer.generator_watch import GeneratorWatch
 from trainer.intake import Intake, IntakeCounters, Sampled
 from trainer.ledger import TrainerLedger
+from trainer.probes import Probes
 from trainer.report import (
     Merged,
     TrainerReport,
@@ -27,8 +29,12 @@ from trainer.report import (
     peer_report,
     stream_counts,
 )
+from trainer.share_guide import ShareGuide
 from trainer.step_meter import StepMeter
 from trainer.totals import Totals
+
+OTHER_SOURCES: Final = "(other)"
+"""Sources that the trainers' concept bank does not have: those of a generator's own bank."""
 
 
 class Reporter:
@@ -48,7 +54,12 @@ class Reporter:
         waits: WaitClock,
         before: Totals,
         ledger: TrainerLedger,
+        guide: ShareGuide,
+        probes: Probes,
     ) -> None:
+        self._probes = probes
+        self._guide = guide
+        self._sources: Counter[str] = Counter(dict.fromkeys(guide.sources, 0))
         self._trainers = trainers
         self._intake = intake
         self._receiver = receiver
@@ -66,6 +77,9 @@ class Reporter:
             if item.uses_before == 0:
                 self._captions.add(item.caption_id)
                 self._concepts.add(concept_id(item.group.recipe.concept))
+                if self._sources:
+                    source = item.group.recipe.source
+                    self._sources[source if source in self._sources else OTHER_SOURCES] += 1
 
     def collect(self) -> Merged:
         """Everybody's figures added up. Waits for the device and for every trainer.
@@ -96,6 +110,10 @@ class Reporter:
             gpu_bytes=gpu_bytes(self._trainers.device),
             ledger=self._ledger.counters(),
             dropped=dropped_by_reason(received),
+            sources=dict(self._sources),
+            share_schedule=self._guide.look(),
+            elapsed_s=self._waits.elapsed_s(),
+            probe_s=self._probes.spent_s,
             **stream_counts(received),
         )
 

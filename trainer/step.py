@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from online_synclr.config import Config
 from trainer.batch import Batch
 from trainer.distributed import Trainers
-from trainer.micro_batches import MicroBatches
-from trainer.objective.model import SynCLRModel
+from trainer.micro_batches import MicroBatches, OnTeacher
+from trainer.objective.model import SynCLRModel, TeacherOutput
 from trainer.objective.objective import LossParts, Objective
 from trainer.objective.optimizer import apply_settings, build_optimizer
 from trainer.objective.precision import network_dtype
@@ -48,6 +48,8 @@ class TrainStep:
         self.meter = StepMeter(trainers.device, max_consecutive=config.trainer.max_non_finite_steps)
         self._parameters = list(model.student.parameters())
         self._micro_batches: MicroBatches | None = None
+        self.on_teacher: OnTeacher = lambda output, batch: None
+        """Told of the teacher's output at each step."""
 
     def __call__(self, batch: Batch, step: int) -> StepSettings:
         """Queue the step and return the scheduled values it uses."""
@@ -86,9 +88,16 @@ class TrainStep:
             dtype = network_dtype(trainer.precision, self._trainers.device)
             make_views = ViewMaker(trainer.crops, trainer.augment, dtype)
             self._micro_batches = MicroBatches(
-                objective, student, make_views, num_parts=trainer.micro_batches
+                objective,
+                student,
+                make_views,
+                num_parts=trainer.micro_batches,
+                on_teacher=self._tell,
             )
         return self._micro_batches
+
+    def _tell(self, output: TeacherOutput, batch: Batch) -> None:
+        self.on_teacher(output, batch)
 
     def _clip(self) -> torch.Tensor:
         """Clip the gradients' total norm in place; the norm before, a device scalar."""

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from online_synclr.config.errors import ConfigError
 from online_synclr.config.objective_checks import check_objective
-from online_synclr.config.schema import BUNDLED_CHECK_SET, EMBEDDED, Config, ImagesConfig
+from online_synclr.config.schema import (
+    BUNDLED_CHECK_SET,
+    EMBEDDED,
+    CaptionsConfig,
+    Config,
+    ImagesConfig,
+)
 
 TORCHRUN_SHUTDOWN_S = 30.0
 """torchrun's default time between its signal and SIGKILL."""
@@ -177,6 +183,11 @@ def _check_captions(config: Config) -> None:
     if captions.backend == "ledger":
         _check_ledger(captions.ledger, config.run.dir)
         _check_own_checkpoint(config.run.resume, config.run.dir)
+        if captions.share_schedule:
+            raise ConfigError(
+                "captions.share_schedule says what new captions are about, but captions.backend="
+                "ledger writes none; leave it out."
+            )
         return
     if captions.ledger is not None:
         raise ConfigError(
@@ -196,11 +207,20 @@ def _check_captions(config: Config) -> None:
         raise ConfigError(
             f"captions.bank: there is no file {captions.bank}; name a concept bank's YAML."
         )
+    _check_share_schedule(captions)
     if captions.backend == "openai" and captions.server == "none" and not captions.url:
         raise ConfigError(
             "captions.backend=openai needs captions.url, for example http://127.0.0.1:8000/v1, or "
             "captions.server=per_node."
         )
+
+
+def _check_share_schedule(captions: CaptionsConfig) -> None:
+    # Imported here: it reads the configuration's types.
+    from online_synclr.concept_shares import bank_shares, check_changes
+
+    if captions.share_schedule:
+        check_changes(bank_shares(captions.bank), captions.share_schedule)
 
 
 def _check_ledger(folder: Path | None, run_dir: Path) -> None:

@@ -161,6 +161,20 @@ class VllmConfig(Section):
     )
 
 
+class ShareChange(Section):
+    """A change of what part of the captions the sources of the concept bank have."""
+
+    step: CountOrZero = Field(..., description="Steps done before it holds.")
+    shares: dict[Annotated[str, Field(min_length=1, max_length=256)], Share] = Field(
+        ...,
+        description="By source, of all captions; sources that are not named have what is left, in "
+        "the bank's proportions. None named: the bank's own shares again.",
+    )
+    ramp_steps: CountOrZero = Field(
+        0, description="Steps over which the shares move there in a straight line; 0: at once."
+    )
+
+
 class CaptionsConfig(Section):
     """The LLM and what it is asked."""
 
@@ -175,6 +189,12 @@ class CaptionsConfig(Section):
     )
     model: HomeName = Field(EMBEDDED, description="Hub id, folder, or `embedded`.")
     bank: Path = Field(Path("concepts/paper.yaml"), description="Concept bank.")
+    share_schedule: tuple[ShareChange, ...] = Field(
+        (),
+        description="Changes of the shares of the bank's sources by step, in order, e.g. "
+        "[{step: 10000, shares: {imagenet1k: 0.3, cars: 0.1}}]; share_schedule.yaml in the run "
+        "folder stands for it (docs/beyond-the-paper-shares.md).",
+    )
     url: str = Field("", description="OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1.")
     api_key_env: str = Field("OPENAI_API_KEY", description="Variable that holds the key, if any.")
     temperature: NonNegative = 0.8
@@ -507,12 +527,30 @@ class MonitorConfig(Section):
     console_every_s: Positive = 2.0
     samples_every_steps: CountOrZero = Field(500, description="Pictures of groups; 0: none.")
     samples_groups: Count = 8
-    knn_every_steps: CountOrZero = Field(0, description="0: only before and after.")
+    knn_every_steps: CountOrZero = Field(
+        0,
+        description="kNN accuracy of the teacher, shared out over trainers and steps; 0: only "
+        "before and after.",
+    )
     knn_folder: HomeName = Field(
         BUNDLED_CHECK_SET,
         description="Labelled image folder, `check_set` (bundled), or empty: none.",
     )
     knn_neighbours: Count = 10
+    embeddings_every_steps: CountOrZero = Field(
+        500,
+        description="Alignment, uniformity and RankMe of the teacher's embeddings of the groups "
+        "trained on; 0: never.",
+    )
+    embeddings: Annotated[int, Field(ge=2, le=2**17)] = Field(
+        2048,
+        description="Embeddings, of all trainers, that these are made of; RankMe is never larger.",
+    )
+    max_probe_share: ShareAboveZero = Field(
+        0.02,
+        description="Most of the run's time that kNN and embeddings may take: what costs more is "
+        "measured less often.",
+    )
     tensorboard: bool = True
 
 

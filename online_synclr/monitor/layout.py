@@ -56,6 +56,15 @@ LEARNING = Category(
             (metrics.LOSS_TOTAL, metrics.LOSS_GLOBAL, metrics.LOSS_LOCAL, metrics.LOSS_MIM),
         ),
         Chart("kNN accuracy", (metrics.KNN_ACCURACY,)),
+        Chart(
+            "Alignment and uniformity of projections",
+            (metrics.EMBEDDINGS_ALIGNMENT, metrics.EMBEDDINGS_UNIFORMITY),
+        ),
+        Chart(
+            "RankMe (dimensions used)",
+            (metrics.EMBEDDINGS_RANKME, metrics.EMBEDDINGS_RANKME_PROJECTIONS),
+        ),
+        Chart("Time for probes (share of time)", (metrics.PROBE_TIME,)),
         Chart("Gradient norm", (metrics.OPTIM_GRAD_NORM,)),
     ),
 )
@@ -63,6 +72,8 @@ CAPTIONS = Category(
     "Captions and groups",
     (
         Chart("Distinct so far", (metrics.CAPTIONS_DISTINCT, metrics.CAPTIONS_CONCEPTS)),
+        Chart("Share of each source that should be", pattern=r"^shares/[^/]+/in_force$"),
+        Chart("Share of each source trained on lately", pattern=r"^shares/[^/]+/trained$"),
         Chart("Rejected so far, by reason", pattern=r"^captions/rejected_.*$"),
         Chart("Groups rejected so far, by reason", pattern=r"^groups/rejected_.*$"),
         Chart(

@@ -232,6 +232,19 @@ CAPTIONS_REPEATED = _declare(
     "captions/repeated_share", "share", "Groups trained on whose caption was trained on before."
 )
 
+_declare(
+    "shares/<source>/in_force",
+    "share",
+    "Part of the captions that a source of the concept bank should have now: the bank's, or those "
+    "of captions.share_schedule. Told of banks with several sources.",
+)
+_declare(
+    "shares/<source>/trained",
+    "share",
+    "Part that its groups have of those trained on for the first time, recent window. It follows "
+    "with the delay of what is written, rendered and held, and lacks what the filters refuse.",
+)
+
 OPTIM_LR = _declare("optim/lr", "1", "Learning rate.")
 OPTIM_WEIGHT_DECAY = _declare("optim/weight_decay", "1", "Weight decay.")
 OPTIM_GRAD_NORM = _declare("optim/grad_norm", "1", "Gradient norm before clipping.")
@@ -248,7 +261,48 @@ OPTIM_NON_FINITE = _declare(
 )
 
 KNN_ACCURACY = _declare(
-    "knn/accuracy", "share", "k-nearest-neighbour accuracy of the features on labelled images."
+    "knn/accuracy",
+    "share",
+    "k-nearest-neighbour accuracy of the teacher's features on labelled images.",
+)
+KNN_STEP = _declare(
+    "knn/of_step",
+    "steps",
+    "Steps after which the weights were what that accuracy is of; measuring goes on beside the "
+    "steps after it.",
+)
+EMBEDDINGS_ALIGNMENT = _declare(
+    "embeddings/alignment",
+    "1",
+    "Mean squared distance of two images of a caption, in the teacher's projections on the unit "
+    "sphere; lower is better. docs/probes.md.",
+)
+EMBEDDINGS_UNIFORMITY = _declare(
+    "embeddings/uniformity",
+    "1",
+    "Log of the mean of exp(-2 d^2) over images of different captions, d their distance there; "
+    "lower is better.",
+)
+EMBEDDINGS_RANKME = _declare(
+    "embeddings/rankme",
+    "dimensions",
+    "Effective rank (RankMe) of the teacher's class tokens: dimensions that are really used.",
+)
+EMBEDDINGS_RANKME_PROJECTIONS = _declare(
+    "embeddings/rankme_projections",
+    "dimensions",
+    "The same of the teacher's projections, where the loss acts.",
+)
+
+PROBE_TIME = _declare(
+    "probe/time_share",
+    "share of time",
+    "What kNN and embeddings have taken of the time since the first step, on the trainer where it "
+    "is most; kept below monitor.max_probe_share.",
+)
+PROBE_KNN_S = _declare("probe/knn_s", "s", "What the last kNN measurement took, all slices.")
+PROBE_EMBEDDINGS_S = _declare(
+    "probe/embeddings_s", "s", "What the last measurement of the embeddings took."
 )
 
 MEMORY_TRAINER = _declare(
@@ -305,6 +359,15 @@ def of_generator(generator: str, quantity: str) -> str:
         KeyError: there is no such quantity.
     """
     return _known(f"{_BY_GENERATOR}{generator}/{quantity}")
+
+
+def of_source(source: str, quantity: str) -> str:
+    """`shares/<source>/<quantity>`; quantities: in_force, trained.
+
+    Raises:
+        KeyError: there is no such quantity.
+    """
+    return _known(f"shares/{source.replace('/', '_')}/{quantity}")
 
 
 def dropped(reason: str) -> str:

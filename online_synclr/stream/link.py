@@ -30,6 +30,7 @@ from online_synclr.stream.messages import (
     Join,
     Message,
     PeerState,
+    Progress,
     Reject,
     Status,
     Ticket,
@@ -67,7 +68,8 @@ class Link:
     asked to stop, or refused, with that reason; `comes_back`: that was about this attempt, not
     about the run or the generator; `bye_acked`: it has read everything; `retired`: it is another
     generator's to serve, only BYE is still said. With JOIN for a greeting, `ticket` is the answer.
-    `ring`: where groups go that are sent under these credits; none: into the message.
+    `ring`: where groups go that are sent under these credits; none: into the message. `progress`:
+    of the run, as last heard from this trainer.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Link:
         self.bye_acked = False
         self.retired = False
         self.ring: GeneratorRing | None = None
+        self.progress: Progress | None = None
         self._greeting = greeting
         self._heartbeat_s = heartbeat_s
         self._connected = False
@@ -262,6 +265,9 @@ class Link:
             self.credits, self.bye_sent = 0, False
             self._status_due_s = 0.0
             self._open_ring(message)
+            self.progress = message.progress or self.progress
+        elif isinstance(message, Progress):
+            self.progress = message
         elif isinstance(message, Credit):
             if self.welcomed and not self.bye_sent and message.lease == self.lease:
                 self.credits += message.num_groups

@@ -1,12 +1,13 @@
 """What generators and trainers say to each other: typed, versioned, bounded.
 
     generator -> trainer   JOIN  HELLO  GROUP  IN_RING  STATUS  BYE  ERROR
-    trainer -> generator   TICKET  WELCOME or REJECT  CREDIT  END  BYE_ACK
+    trainer -> generator   TICKET  WELCOME or REJECT  PROGRESS  CREDIT  END  BYE_ACK
 
 JOIN asks for a place in the running attempt and TICKET gives it, to generators that torchrun has
 not started; with it they greet as all do. HELLO opens a lease period and WELCOME names it; every
 CREDIT, GROUP and IN_RING carries the period, so that groups sent under credits that were taken back
-are recognised. Frames are packed in `frames.py`.
+are recognised. PROGRESS tells generators what changes as the run goes on. Frames are packed in
+`frames.py`.
 """
 
 import math
@@ -42,6 +43,8 @@ MAX_IMAGES: Final = 1024
 MAX_SLOT_BYTES: Final = 2**40
 TOKEN_BYTES: Final = 16
 MAX_IN_RING: Final = 64
+MAX_SOURCES: Final = 256
+MAX_SOURCE_NAME: Final = 256
 
 Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
@@ -50,6 +53,8 @@ GeneratorId = Annotated[str, Meta(pattern=rf"\A{GENERATOR_ID}\Z")]
 RunId = Annotated[str, Meta(min_length=1, max_length=MAX_RUN_ID)]
 CounterName = Annotated[str, Meta(min_length=1, max_length=MAX_COUNTER_NAME)]
 Counters = Annotated[dict[CounterName, float], Meta(max_length=MAX_COUNTERS)]
+SourceName = Annotated[str, Meta(min_length=1, max_length=MAX_SOURCE_NAME)]
+Shares = Annotated[dict[SourceName, float], Meta(max_length=MAX_SOURCES)]
 Images = Annotated[int, Meta(ge=1, le=MAX_IMAGES)]
 Channels = Annotated[int, Meta(ge=1, le=4)]
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE_PX)]
@@ -125,16 +130,30 @@ class RingOffer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     slot_bytes: Annotated[int, Meta(ge=1, le=MAX_SLOT_BYTES)]
 
 
+class Progress(_Message, frozen=True, kw_only=True, tag="progress"):
+    """How far the run is, said when something that depends on it changes.
+
+    `step`: at least so many steps are done; of two messages the one with the higher step is newer.
+    `shares`: what part of the captions each source of concepts has from now on, relative to each
+    other; none: what the concept bank says.
+    """
+
+    step: Natural
+    shares: Shares = {}
+
+
 class Welcome(_Message, frozen=True, kw_only=True, tag="welcome"):
     """Accepted. `lease` numbers the lease period; credits of an earlier one are void.
 
-    `ring`: where the period's groups may be put; none: they are sent.
+    `ring`: where the period's groups may be put; none: they are sent. `progress`: none: it is not
+    known yet and follows, as its own message; what is made before that may not fit.
     """
 
     trainer_index: Natural
     addresses: Annotated[list[Address], Meta(max_length=MAX_TRAINERS)]
     lease: Natural
     ring: RingOffer | None = None
+    progress: Progress | None = None
 
 
 class Reject(_Message, frozen=True, kw_only=True, tag="reject"):
@@ -220,7 +239,7 @@ class Error(_Message, frozen=True, kw_only=True, tag="error"):
 
 
 FromGenerator = Join | Hello | GroupHeader | InRing | Status | Bye | Error
-FromTrainer = Ticket | Welcome | Reject | Credit | End | ByeAck
+FromTrainer = Ticket | Welcome | Reject | Progress | Credit | End | ByeAck
 Message = FromGenerator | FromTrainer
 
 # All fields of a kind at once: every group that arrives is checked.
@@ -267,6 +286,11 @@ def decode_body(body: bytes | memoryview) -> Message:
         check_counters(message.counters)
     elif isinstance(message, GroupHeader):
         _check_group(message)
+    elif isinstance(message, Progress):
+        check_shares(message.shares)
+    elif isinstance(message, Welcome):
+        if message.progress is not None:
+            check_shares(message.progress.shares)
     elif isinstance(message, InRing):
         for recipe in message.recipes:
             check_recipe(recipe)
@@ -300,6 +324,13 @@ def check_counters(counters: dict[str, float]) -> None:
             raise MalformedMessage("counter_not_finite", name)
         if not 0 <= value <= MAX_COUNTER:
             raise MalformedMessage("counter_range", name)
+
+
+def check_shares(shares: dict[str, float]) -> None:
+    """Raise MalformedMessage unless one can draw by them: finite, none below 0, not all 0."""
+    values = shares.values()
+    if not all(0 <= value <= MAX_COUNTER for value in values) or (shares and not any(values)):
+        raise MalformedMessage("shares")
 
 
 def check_recipe(recipe: Recipe) -> None:

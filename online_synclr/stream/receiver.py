@@ -25,7 +25,7 @@ from online_synclr.stream.errors import StreamError
 from online_synclr.stream.frames import pack
 from online_synclr.stream.keys import KeyFolder
 from online_synclr.stream.memory import keep_large_blocks
-from online_synclr.stream.messages import MAX_HEADER_BYTES, MAX_TRAINERS, clip_text
+from online_synclr.stream.messages import MAX_HEADER_BYTES, MAX_TRAINERS, Progress, clip_text
 from online_synclr.stream.peers import PeerView, ReceiverCounters
 from online_synclr.stream.rings import Rings
 from online_synclr.stream.sink import GroupSink
@@ -38,6 +38,9 @@ BURST: Final = 256
 BURSTS_PER_CREDITS: Final = 4
 """They are issued again after so many groups as this part of a generator's credits: it goes on
 writing while what it has sent is read, and yet a CREDIT is not sent for every group."""
+
+FIRST_PROGRESS: Final = Progress(step=0)
+"""Of a run in which nothing changes: its generators need not wait for more."""
 
 FRAME_SLACK_BYTES: Final = 2 * MAX_HEADER_BYTES
 QUEUE_SLACK: Final = 64
@@ -62,6 +65,8 @@ class Receiver:
         say: told what people should know, from other threads too.
         shared_memory_bytes: for groups of generators that run where this trainer does; 0: none,
             and all groups come through the socket.
+        progress: of the run, for generators that greet before `announce_progress`; none: they hear
+            that it follows.
 
     Raises:
         StreamError: a group of `image_shape` exceeds `max_group_bytes`.
@@ -85,6 +90,7 @@ class Receiver:
         keys: KeyFolder | None = None,
         say: Callable[[str], None] = lambda text: None,
         shared_memory_bytes: int = 0,
+        progress: Progress | None = FIRST_PROGRESS,
     ) -> None:
         if prod(image_shape) > max_group_bytes:
             raise StreamError(
@@ -125,6 +131,7 @@ class Receiver:
             silence_s=silence_s,
             trainer_index=trainer_index,
             rings=self._rings,
+            progress=progress,
         )
         self._tasks: list[Callable[[], Sequence[Outgoing]]] = []
         self._stopping = False
@@ -210,6 +217,12 @@ class Receiver:
         """
         with self._changed:
             self._tasks.append(lambda: self._side.announce_end(clip_text(reason), final=final))
+        self._wake.wake()
+
+    def announce_progress(self, progress: Progress) -> None:
+        """Tell every engine how far the run is, and whoever joins later."""
+        with self._changed:
+            self._tasks.append(lambda: self._side.announce_progress(progress))
         self._wake.wake()
 
     def drain(self, timeout_s: float) -> bool:

@@ -32,6 +32,7 @@ from online_synclr.stream.messages import (
     GroupHeader,
     Hello,
     PeerState,
+    Progress,
     check_counters,
     check_recipe,
     clip_text,
@@ -74,6 +75,7 @@ class Sender:
         key: to connect with, for trainers that listen on TCP.
         on_first_group: called once, by the thread, with the seconds until a group was sent.
         shared_memory: use the ring of a trainer that offers one.
+        on_progress: called by the thread with the run's progress, at first and at each change.
     """
 
     def __init__(
@@ -90,10 +92,13 @@ class Sender:
         key: GeneratorKey | None = None,
         on_first_group: Callable[[float], None] = lambda elapsed_s: None,
         shared_memory: bool = True,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
         keep_large_blocks()
         self._began_s = time.monotonic()
         self._on_first_group = on_first_group
+        self._on_progress = on_progress
+        self._progress: Progress | None = None
         self.end_seen = threading.Event()
         if shared_memory:
             hello = msgspec.structs.replace(hello, place=whereabouts())
@@ -248,9 +253,11 @@ class Sender:
 
     def _read(self, link: Link) -> None:
         link.on_events()
-        known = link.welcome
+        known, progress = link.welcome, link.progress
         for _ in link.on_messages():
             pass
+        if link.progress is not None and link.progress is not progress:
+            self._note_progress(link.progress)
         if link.rejected is not None:
             if link.comes_back:
                 self._end()
@@ -264,6 +271,14 @@ class Sender:
             self._join_others(link)
         if link.retired:
             self._retire(link)
+
+    def _note_progress(self, progress: Progress) -> None:
+        """Trainers say the same at about the same time; the one that is furthest ahead counts."""
+        known = self._progress
+        # At equal steps the later word: before its first step a run knows less than at it.
+        if progress != known and (known is None or progress.step >= known.step):
+            self._progress = progress
+            self._on_progress(progress)
 
     def _end(self) -> None:
         if not self.end_seen.is_set():

@@ -40,6 +40,7 @@ from online_synclr.stream.messages import (
     InRing,
     Join,
     Message,
+    Progress,
     Reject,
     Status,
     Ticket,
@@ -91,6 +92,7 @@ class TrainerSide:
         silence_s: a peer not heard for this long is counted as silent.
         trainer_index: of this trainer; WELCOME tells it, with `addresses` of all trainers.
         rings: shared memory for generators that can reach it; none: all groups are sent.
+        progress: what WELCOME says of the run; none: it is not known before `announce_progress`.
     """
 
     def __init__(
@@ -102,8 +104,12 @@ class TrainerSide:
         silence_s: float,
         trainer_index: int = 0,
         rings: Rings | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self._terms = terms
+        self._progress = progress
+        self._untold: set[bytes] = set()
+        """Whose connection could not take the newest word of the progress."""
         self._sink = sink
         self._rings = rings
         self._silence_s = silence_s
@@ -188,8 +194,11 @@ class TrainerSide:
         return answer
 
     def issue_credits(self) -> list[Outgoing]:
-        """Ask for as many groups as the sink has room for, fairly among live engines."""
-        out: list[Outgoing] = []
+        """Ask for as many groups as the sink has room for, fairly among live engines.
+
+        Words of the run's progress that could not be sent before go first.
+        """
+        out = self._tell_progress(self._untold)
         while True:
             # The second round tells the sink what is now in flight, so that it makes room for it.
             wanted = self._sink.credits_to_issue(self._credits.in_flight)
@@ -216,6 +225,8 @@ class TrainerSide:
             self._sink.reclaim(taken)
             if self._rings is not None:
                 self._rings.grant(identity, -taken)
+        elif isinstance(outgoing.message, Progress):
+            self._untold.add(identity)
 
     def check_silence(self, now_s: float) -> None:
         """Count peers not heard for `silence_s` as silent; call after reading all that waits."""
@@ -238,6 +249,11 @@ class TrainerSide:
         return [
             Outgoing(peer.route, self._end) for _, peer in self._peers if peer.connection == "alive"
         ]
+
+    def announce_progress(self, progress: Progress) -> list[Outgoing]:
+        """Tell every engine, and with WELCOME those that come later."""
+        self._progress = progress
+        return self._tell_progress({identity for identity, _ in self._peers})
 
     def views(self, now_s: float) -> list[PeerView]:
         """One view a generator, in order of first appearance."""
@@ -262,6 +278,16 @@ class TrainerSide:
             taken=self._taken,
             credits_in_flight=self._credits.in_flight,
         )
+
+    def _tell_progress(self, identities: set[bytes]) -> list[Outgoing]:
+        self._untold = set()
+        if self._progress is None or not identities:
+            return []
+        return [
+            Outgoing(peer.route, self._progress)
+            for identity, peer in self._peers
+            if identity in identities and peer.connection == "alive" and peer.hello.role == "engine"
+        ]
 
     def _on_malformed(
         self,
@@ -348,7 +374,11 @@ class TrainerSide:
             self._sink.reclaim(reclaimed)
             ring = self._rings.open(identity, peer.hello) if self._rings is not None else None
         welcome = Welcome(
-            trainer_index=self._trainer_index, addresses=self.addresses, lease=lease, ring=ring
+            trainer_index=self._trainer_index,
+            addresses=self.addresses,
+            lease=lease,
+            ring=ring,
+            progress=self._progress,
         )
         out = [Outgoing(peer.route, welcome)]
         if self._end is not None:

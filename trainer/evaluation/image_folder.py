@@ -53,13 +53,27 @@ def load_images(folder: Path, size_px: int) -> LabelledImages:
     Raises:
         ConfigError: a file is not a readable image.
     """
+    names, files = labelled_files(folder)
+    images = [load_image(path, size_px) for path, _ in files]
+    return LabelledImages(torch.stack(images), torch.tensor([label for _, label in files]), names)
+
+
+def labelled_files(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
+    """The labels, and every image with the index of its own; in sorted order of both names."""
     names = _labels(folder)
-    images, labels = [], []
-    for index, name in enumerate(names):
-        for path in _image_files(folder / name):
-            images.append(resize_square(_read(path), size_px))
-            labels.append(index)
-    return LabelledImages(torch.stack(images), torch.tensor(labels), names)
+    files = [
+        (path, index) for index, name in enumerate(names) for path in _image_files(folder / name)
+    ]
+    return names, files
+
+
+def load_image(path: Path, size_px: int) -> torch.Tensor:
+    """One image, resized to `size_px` x `size_px`: uint8 (3, size, size).
+
+    Raises:
+        ConfigError: it is not readable.
+    """
+    return resize_square(_read(path), size_px)
 
 
 def resize_square(image_CHW: torch.Tensor, size_px: int) -> torch.Tensor:

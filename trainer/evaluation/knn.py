@@ -36,14 +36,39 @@ def leave_one_out_accuracy(
     return (predictions_N == labels_N).double().mean().item()
 
 
+def num_right(
+    features_ND: torch.Tensor,
+    labels_N: torch.Tensor,
+    *,
+    neighbours: int,
+    queries_Q: torch.Tensor,
+) -> torch.Tensor:
+    """Of some of the images, how many have the label that their nearest others predict; a scalar.
+
+    Not a number where features are not finite, as in `leave_one_out_accuracy`.
+
+    Raises:
+        ValueError: fewer than `neighbours` other images.
+    """
+    if not bool(torch.isfinite(features_ND).all()):
+        return torch.tensor(math.nan, device=features_ND.device)
+    predictions_Q = predict_leave_one_out(
+        features_ND, labels_N, neighbours=neighbours, queries_Q=queries_Q
+    )
+    return (predictions_Q == labels_N[queries_Q]).sum()
+
+
 def predict_leave_one_out(
     features_ND: torch.Tensor,
     labels_N: torch.Tensor,
     *,
     neighbours: int,
     temperature: float = TEMPERATURE,
+    queries_Q: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The label predicted for each image by its nearest others, int64 (N,).
+
+    `queries_Q`: rows of the images to predict, in place of all; then (Q,).
 
     label = argmax_c sum over the K nearest others k of [label_k = c] exp(cos(q, k) / temperature)
 
@@ -54,11 +79,12 @@ def predict_leave_one_out(
     if neighbours > num_images - 1:
         raise ValueError(f"{neighbours} neighbours asked of {num_images} images")
     unit_ND = normalize(features_ND.float(), dim=1)
+    if queries_Q is None:
+        queries_Q = torch.arange(num_images, device=unit_ND.device)
     predictions = []
-    for start in range(0, num_images, CHUNK_QUERIES):
-        cosines_QN = unit_ND[start : start + CHUNK_QUERIES] @ unit_ND.T
-        own_Q = torch.arange(cosines_QN.shape[0], device=unit_ND.device)
-        cosines_QN[own_Q, own_Q + start] = -math.inf
+    for rows_Q in torch.split(queries_Q, CHUNK_QUERIES):
+        cosines_QN = unit_ND[rows_Q] @ unit_ND.T
+        cosines_QN.scatter_(1, rows_Q[:, None], -math.inf)
         predictions.append(_weighted_vote(cosines_QN, labels_N, neighbours, temperature))
     return torch.cat(predictions)
 

@@ -1,4 +1,7 @@
-"""kNN accuracy of a backbone on the labelled images of `monitor.knn_folder`; trainer 0 only."""
+"""kNN accuracy of a backbone on the labelled images of `monitor.knn_folder`, in one process.
+
+A run shares the same measurement out over its trainers (`trainer.shared_knn`).
+"""
 
 import torch
 
@@ -39,7 +42,7 @@ class KnnProbe:
     def accuracy(self, backbone: Backbone) -> float | None:
         """Share of images whose label their neighbours tell; None without a folder.
 
-        Waits for the device. Other trainers meanwhile wait in the next vote.
+        Waits for the device.
         """
         if self._images is None:
             return None

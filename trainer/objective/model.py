@@ -29,11 +29,15 @@ class StudentOutput(NamedTuple):
 
 
 class TeacherOutput(NamedTuple):
-    """Keys of the global crops, and the masked tokens' features and their prototypes."""
+    """Keys of the global crops, and the masked tokens' features and their prototypes.
+
+    `features_KE`: class tokens of the global crops, which the keys are made of.
+    """
 
     keys_KZ: torch.Tensor
     patches_RZ: torch.Tensor | None
     prototypes_PZ: torch.Tensor | None
+    features_KE: torch.Tensor
 
 
 def masked_images(trainer: TrainerConfig) -> bool:
@@ -106,7 +110,8 @@ class Teacher(nn.Module):
         """
         cls_KE, patches_KTE = self.backbone.forward_tokens(globals_)
         patches_RZ, prototypes_PZ = _patches(self.mim_head, patches_KTE, index_R)
-        return TeacherOutput(self.projector(cls_KE), patches_RZ, prototypes_PZ)
+        # A copy: a view would keep all tokens for as long as it is there.
+        return TeacherOutput(self.projector(cls_KE), patches_RZ, prototypes_PZ, cls_KE.clone())
 
 
 @dataclass(frozen=True, slots=True)
