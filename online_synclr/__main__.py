@@ -21,6 +21,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from online_synclr import __version__
+from online_synclr.commands.export import export
 from online_synclr.commands.generate import generate
 from online_synclr.commands.keys import make_keys
 from online_synclr.commands.ledger import show_ledger
@@ -187,6 +188,7 @@ def _run(config: Config, env: RankEnv, launch_time: float) -> int:
 
 
 _SUBCOMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "export": export,
     "keys": make_keys,
     "generate": generate,
     "ledger": show_ledger,
