@@ -26,19 +26,19 @@ def load_data(name: str) -> LabelledData:
     """
     kind, _, rest = name.partition(":")
     if kind == "torchvision":
-        from evaluation.sources.torchvision_sets import load_torchvision
+        from evaluation.data_sources.torchvision_sets import load_torchvision
 
         class_name, _, folder = rest.partition(":")
         return load_torchvision(class_name, _folder(folder))
     if kind == "hf":
-        from evaluation.sources.hugging_face import load_hugging_face
+        from evaluation.data_sources.hugging_face import load_hugging_face
 
         return load_hugging_face(rest)
     if kind == "fashion-mnist":
-        from evaluation.sources.fashion_mnist import DEBIAN_DIR, load_fashion_mnist
+        from evaluation.data_sources.fashion_mnist import DEBIAN_DIR, load_fashion_mnist
 
         return load_fashion_mnist(_folder(rest) if rest else DEBIAN_DIR)
-    from evaluation.sources.image_folder import load_image_folder
+    from evaluation.data_sources.image_folder import load_image_folder
 
     if name == CHECK_SET:
         return load_image_folder(CHECK_SET_DIR, CHECK_SET)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from evaluation.data_sources.images import digest
 from evaluation.errors import EvaluationError
-from evaluation.sources.images import digest
 from evaluation.splits import Label, LabelledSplit
 
 
@@ -68,7 +68,7 @@ def holdout(
 def labels_of(split: LabelledSplit) -> torch.Tensor:
     """Labels of all images: int64 (N,), or bool (N, C).
 
-    The splits of `evaluation.sources` know them; of another one every image is read.
+    The splits of `evaluation.data_sources` know them; of another one every image is read.
     """
     known: torch.Tensor | None = getattr(split, "labels", None)
     if known is not None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from evaluation.data import load_data
+from evaluation.data_sources.fashion_mnist import DEBIAN_DIR
+from evaluation.data_sources.idx import read_idx
 from evaluation.errors import EvaluationError
 from evaluation.holdout import labels_of
-from evaluation.sources.fashion_mnist import DEBIAN_DIR
-from evaluation.sources.idx import read_idx
 
 
 def idx_bytes(array: np.ndarray) -> bytes:

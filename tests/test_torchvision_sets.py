@@ -8,9 +8,9 @@ import pytest
 from torchvision import datasets
 
 from evaluation.data import load_data
+from evaluation.data_sources.torchvision_sets import TABLE
 from evaluation.errors import EvaluationError
 from evaluation.holdout import labels_of
-from evaluation.sources.torchvision_sets import TABLE
 from tests.labelled_files import write_lines, write_pictures
 from tests.torchvision_layouts import LAYOUTS, caltech101
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from evaluation.sources.images import digest, digest_array, digest_files, open_rgb
+from evaluation.data_sources.images import digest, digest_array, digest_files, open_rgb
 from evaluation.splits import Label
 
 

@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from evaluation.data_sources.file_split import FileSplit
+from evaluation.data_sources.image_folder import images_by_class
 from evaluation.errors import EvaluationError
-from evaluation.sources.file_split import FileSplit
-from evaluation.sources.image_folder import images_by_class
 
 SEED = 0
 SUN397_IMAGES_A_CLASS = 50

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from evaluation.data_sources.hugging_face_columns import find_columns, read_labels
+from evaluation.data_sources.hugging_face_split import RowSplit
+from evaluation.data_sources.image_folder import FOLDERS
+from evaluation.data_sources.splits_by_name import SplitsByName
 from evaluation.errors import EvaluationError
-from evaluation.sources.hugging_face_columns import find_columns, read_labels
-from evaluation.sources.hugging_face_split import RowSplit
-from evaluation.sources.image_folder import FOLDERS
-from evaluation.sources.splits_by_name import SplitsByName
 from evaluation.splits import LabelledData, SplitName
 
 SAVED = ("dataset_dict.json", "state.json")

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from evaluation.data_sources.images import digest, digest_array, digest_files, open_rgb
 from evaluation.errors import EvaluationError
-from evaluation.sources.images import digest, digest_array, digest_files, open_rgb
 from evaluation.splits import Label
 
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+from evaluation.data_sources.file_split import FileSplit
+from evaluation.data_sources.images import is_image
+from evaluation.data_sources.splits_by_name import ORDER, SplitsByName
 from evaluation.errors import EvaluationError
-from evaluation.sources.file_split import FileSplit
-from evaluation.sources.images import is_image
-from evaluation.sources.splits_by_name import ORDER, SplitsByName
 from evaluation.splits import LabelledData, SplitName
 
 FOLDERS: Mapping[SplitName, tuple[str, ...]] = {

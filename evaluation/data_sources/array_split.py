@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from evaluation.sources.images import digest, digest_array
+from evaluation.data_sources.images import digest, digest_array
 from evaluation.splits import Label
 
 

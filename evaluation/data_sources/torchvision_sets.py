@@ -2,7 +2,7 @@
 
 Its classes differ in how they are asked for a split, and some have none: each has a row in `TABLE`.
 Nothing is downloaded. Files and labels are taken from torchvision where its class gives them
-without decoding an image, otherwise from the annotations (`evaluation.sources.annotated`).
+without decoding an image, otherwise from the annotations (`evaluation.data_sources.annotated`).
 """
 
 from collections.abc import Callable, Mapping
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from evaluation.data_sources.annotated import read_caltech101, read_pets, read_sun397, read_voc2007
+from evaluation.data_sources.array_split import ArraySplit
+from evaluation.data_sources.file_split import FileSplit
+from evaluation.data_sources.splits_by_name import SplitsByName
 from evaluation.errors import EvaluationError
-from evaluation.sources.annotated import read_caltech101, read_pets, read_sun397, read_voc2007
-from evaluation.sources.array_split import ArraySplit
-from evaluation.sources.file_split import FileSplit
-from evaluation.sources.splits_by_name import SplitsByName
 from evaluation.splits import LabelledData, LabelledSplit, SplitName
 
 Reader = Callable[[str, Path, str], LabelledSplit]

@@ -7,10 +7,10 @@ Its four files come with Debian's package dataset-fashion-mnist, or from its ori
 from functools import partial
 from pathlib import Path
 
+from evaluation.data_sources.array_split import ArraySplit
+from evaluation.data_sources.idx import read_idx
+from evaluation.data_sources.splits_by_name import SplitsByName
 from evaluation.errors import EvaluationError
-from evaluation.sources.array_split import ArraySplit
-from evaluation.sources.idx import read_idx
-from evaluation.sources.splits_by_name import SplitsByName
 from evaluation.splits import LabelledData
 
 NAME = "fashion-mnist"
