@@ -43,18 +43,21 @@ def evaluate(task: Task, options: argparse.Namespace, env: RankEnv, command: str
     Raises:
         ConfigError: --out or --device cannot be used.
     """
-    folder = ReportFolder(Path(options.out)) if options.out and env.rank == 0 else None
-    with joined(options, env) as (bench, ranks):
-        evaluation = Evaluation(task, options, bench, ranks, folder, command)
-        try:
-            evaluation.run()
-        except RanksApartError:
-            # Said already; the others are ended by torchrun.
-            return EXIT_FAILED
-        finally:
-            evaluation.close()
-        # torchrun ends all ranks when one has failed: none leaves before the first has closed.
-        ranks.agree("")
+    root = Path(options.out).expanduser() if options.out else None
+    folder = ReportFolder(root) if root is not None and env.rank == 0 else None
+    try:
+        with joined(options, env) as (bench, ranks):
+            evaluation = Evaluation(task, options, bench, ranks, folder, command)
+            try:
+                evaluation.run()
+            finally:
+                evaluation.close()
+            # torchrun ends all ranks when one has failed: none leaves before the first has closed.
+            ranks.agree("")
+    except RanksApartError as error:
+        sentence = f"rank {env.rank} failed, and the others did not: {error}"
+        print(f"online_synclr: {sentence}", file=sys.stderr, flush=True)
+        return EXIT_FAILED
     return evaluation.exit_code
 
 
@@ -86,8 +89,7 @@ class Evaluation:
             RanksApartError: only this rank failed.
         """
         for name in dict.fromkeys(self._options.backbones):
-            for backbone, data in self._pairs(name):
-                self._judge(backbone, data)
+            self._judge_everywhere(name)
 
     def close(self) -> None:
         """Print the table of this call, and draw the plot of all that the folder holds."""
@@ -99,11 +101,12 @@ class Evaluation:
                 self._folder.draw()
                 self._bench.say(f"results are in {self._folder.root}")
 
-    def _pairs(self, name: str) -> Iterator[tuple[FrozenBackbone, str | None]]:
+    def _judge_everywhere(self, name: str) -> None:
+        # A method, so that one backbone has left the device before the next comes.
         backbone = self._loaded(name)
         if backbone is not None:
             for data in dict.fromkeys(self._options.data or [None]):
-                yield backbone, data
+                self._judge(backbone, data)
 
     def _loaded(self, name: str) -> FrozenBackbone | None:
         backbone, failure = None, ""
@@ -135,7 +138,7 @@ class Evaluation:
     def _failed(self, name: str, error: Exception) -> str:
         """Say what went wrong, on whichever rank it did, and return it."""
         sentence = _sentence(error)
-        if name not in sentence:
+        if not sentence.startswith(name):
             sentence = f"{name}: {sentence}"
         known = isinstance(error, ConfigError | torch.OutOfMemoryError)
         self.exit_code = max(self.exit_code, EXIT_WRONG_INPUT if known else EXIT_FAILED)

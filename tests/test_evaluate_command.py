@@ -6,15 +6,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from evaluation import evaluate as work
 from evaluation.backbone import FrozenBackbone
+from evaluation.bench import Bench
 from evaluation.errors import EvaluationError
 from evaluation.ranks import Ranks, RanksApartError
 from evaluation.tasks import knn as knn_task
@@ -272,3 +275,18 @@ def test_a_rank_that_fails_alone_ends() -> None:
     failed = Ranks(dist.HashStore(), 0, 2, grace_s=0.0)
     with pytest.raises(RanksApartError, match="only here"):
         failed.agree("only here")
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_rank_that_fails_alone_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def joined(*_: object) -> Iterator[tuple[Bench, Ranks]]:
+        bench = Bench(device=torch.device("cpu"), rank=1, num_ranks=2)
+        yield bench, Ranks(dist.HashStore(), 1, 2, grace_s=0.0)
+
+    monkeypatch.setattr(work, "joined", joined)
+    assert evaluate("gone", "--task", "knn", "--data", "one") == 1
+    said = capsys.readouterr().err
+    assert "failed, and the others did not: there is no backbone gone" in said.replace("gone: ", "")
