@@ -3,6 +3,8 @@
 Shapes: N images of H x W pixels, T = (H / patch) * (W / patch) tokens, E embedding dimensions.
 """
 
+from typing import Any
+
 import timm
 import torch
 from timm.models import VisionTransformer, checkpoint_seq
@@ -109,6 +111,16 @@ def build_backbone(trainer: TrainerConfig, *, drop_path: float, mask_token: bool
     return backbone
 
 
+def input_arguments(trainer: TrainerConfig) -> dict[str, Any]:
+    """Arguments of timm's model that crops and evaluation ask for, whatever it is made of."""
+    return {
+        "img_size": trainer.crops.global_px,
+        "dynamic_img_size": True,
+        "num_classes": 0,
+        "global_pool": "token",
+    }
+
+
 def _create(trainer: TrainerConfig, drop_path: float) -> nn.Module:
     if not timm.is_model(trainer.backbone):
         raise ValueError(
@@ -118,11 +130,8 @@ def _create(trainer: TrainerConfig, drop_path: float) -> nn.Module:
     arguments = {
         **trainer.backbone_args,
         **block_arguments(trainer),
-        "img_size": trainer.crops.global_px,
-        "dynamic_img_size": True,
+        **input_arguments(trainer),
         "drop_path_rate": drop_path,
-        "num_classes": 0,
-        "global_pool": "token",
     }
     try:
         model: nn.Module = timm.create_model(trainer.backbone, **arguments)
