@@ -10,6 +10,11 @@ Model FLOPs of one step and rank, two a multiply-add, of matrix products alone:
 
 a crop with n tokens, E wide:  patches + blocks x (2 n x weights of a block + 4 n^2 E)
 
+    n            class token, registers and (side / p)^2 patches
+    weights      4 E^2 of attention; 8 E^2 of a plain MLP of 4 E, and of a SwiGLU of 8/3 E, whose
+                 width is rounded up to a multiple of 8: 3 E x 8 ceil(E / 3)
+    LayerScale   multiplies elements, not matrices: nothing
+
 The patches' products, n x 3 p^2 x E, have no gradient of their input, hence the minus. What is
 computed twice (recomputed blocks, chunks of logits, the scores inside fused attention) counts once;
 norms, softmax, Sinkhorn-Knopp, views, optimiser and teacher's average do not count at all. So the

@@ -18,13 +18,14 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from online_synclr.config.schema import TrainerConfig
+from trainer.objective.blocks import block_arguments
 from trainer.objective.masking import Mask
 from trainer.objective.model import SynCLRModel
 from trainer.objective.precision import computes_in_bf16
 from trainer.objective.schedules import StepSettings
 from trainer.objective.views import Views
 
-UNDECAYED = ("pos_embed", "cls_token", "mask_token", "weight.original0")
+UNDECAYED = ("pos_embed", "cls_token", "reg_token", "mask_token", "weight.original0")
 
 
 class ReferenceNetwork(nn.Module):
@@ -36,6 +37,7 @@ class ReferenceNetwork(nn.Module):
         self.vit = timm.create_model(
             trainer.backbone,
             **trainer.backbone_args,
+            **block_arguments(trainer),
             img_size=trainer.crops.global_px,
             dynamic_img_size=True,
             drop_path_rate=trainer.drop_path if student else 0.0,
@@ -67,7 +69,7 @@ class ReferenceNetwork(nn.Module):
 
     def patch_logits(self, tokens: torch.Tensor, mask_KT: torch.Tensor) -> torch.Tensor:
         """Logits (R, K) of the masked tokens."""
-        chosen = tokens[:, 1:][mask_KT]
+        chosen = tokens[:, self.vit.num_prefix_tokens :][mask_KT]
         logits: torch.Tensor = self.prototypes(functional.normalize(self.mim(chosen), dim=-1))
         return logits
 

@@ -29,13 +29,17 @@ __all__ = ["GeneratorRole", "run_generator"]
 _GOODBYE_S = 5.0
 
 
-def run_generator(config: Config, role: GeneratorRole) -> int:
+def run_generator(
+    config: Config, role: GeneratorRole, *, moved_on: Callable[[], bool] = lambda: False
+) -> int:
     """Play a generator rank until END or a signal; returns its exit code.
 
     A rank must stay as long as the run goes on, so it idles where another generator would leave.
+    `moved_on`: whether this attempt is over, as asked when no trainer is heard: word of END may
+    have been lost.
     """
     supervisor = _play(
-        config, role, abandoned=lambda unheard_s: False, leaving=lambda: False, idles=True
+        config, role, abandoned=lambda unheard_s: moved_on(), leaving=lambda: False, idles=True
     )
     return supervisor.exit_code
 

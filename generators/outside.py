@@ -17,6 +17,7 @@ from typing import Final
 from generators.bootstrap import Bootstrap
 from generators.main import play
 from generators.role import GeneratorRole
+from generators.sizes import SizeError, sized
 from generators.supervisor import Outcome
 from online_synclr.config.schema import Config
 from online_synclr.stop_signals import stop_signal_pipe
@@ -75,7 +76,7 @@ class OutsideGenerator:
         try:
             with stop_signal_pipe(self._leave):
                 return self._run()
-        except (StreamRejected, KeysError) as error:
+        except (StreamRejected, KeysError, SizeError) as error:
             self._say(f"{error}")
             return 1
         except RunOverError as error:
@@ -150,7 +151,7 @@ class OutsideGenerator:
             f"logs in {self._config.run.dir / 'logs'}"
         )
         outcome = play(
-            self._config,
+            sized(self._config, ticket.image_shape, self._say),
             self._role(ticket),
             abandoned=self._abandoned,
             leaving=lambda: self._left,

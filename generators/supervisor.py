@@ -211,7 +211,7 @@ class Supervisor:
     def _listen(self, now_s: float) -> None:
         if self._control.connected:
             self._heard_s = now_s
-        elif not self._lost and not self._gave_up and self._abandoned(now_s - self._heard_s):
+        elif self._stop_by_s is None and self._abandoned(now_s - self._heard_s):
             self._lost = True
             self._say(f"no trainer was heard for {now_s - self._heard_s:.0f} s")
 

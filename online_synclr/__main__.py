@@ -31,7 +31,7 @@ from online_synclr.commands.replay import replay
 from online_synclr.config import Config, ConfigError, check, load_config, resolved_yaml
 from online_synclr.launch import check_concept_bank
 from online_synclr.paths import CONFIGS_DIR
-from online_synclr.process_control import signal_when_parent_ends
+from online_synclr.process_control import GOES_ON, signal_when_parent_ends, start_anew
 from online_synclr.topology import (
     RankEnv,
     check_gpus,
@@ -181,7 +181,10 @@ def _run(config: Config, env: RankEnv, launch_time: float) -> int:
     # Nobody else would end or restart a rank whose torchrun was killed: it saves and leaves.
     signal_when_parent_ends(signal.SIGTERM)
     try:
-        return run_rank(config, env, launch_time)
+        code = run_rank(config, env, launch_time)
+        if code == GOES_ON:
+            start_anew()
+        return code
     except RankFailedError as error:
         _say_once(str(error), env, spokesman=error.spokesman)
         return error.exit_code

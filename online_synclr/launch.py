@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from online_synclr.config import Config, ConfigError, resolved_yaml
+from online_synclr.process_control import GOES_ON
 from online_synclr.rendezvous import Rendezvous, RendezvousError, RunIdentity
 from online_synclr.run_folder import RunFolder, incarnation_of, write_durably
 from online_synclr.run_keys import check_keys, make_run_keys, rank_key
@@ -34,7 +35,7 @@ class RankFailedError(RuntimeError):
 
 
 def run_rank(config: Config, env: RankEnv, launch_time: float) -> int:
-    """Play this rank's role until the run ends; returns the exit code.
+    """Play this rank's role until the attempt ends; returns the exit code, or `GOES_ON`.
 
     Raises:
         ConfigError: the ranks together contradict the settings.
@@ -124,7 +125,7 @@ def _run_trainer(place: "_Place") -> int:
             gpu=place.gpu,
             cpu_threads=place.cpu_threads,
             rendezvous=rendezvous,
-            attempt=place.env.restart_count,
+            attempt=place.env.attempt,
             launch_time=place.launch_time,
         )
         return run_trainer(config, role)
@@ -165,6 +166,9 @@ def _run_generator(place: "_Place") -> int:
     from generators.role import GeneratorRole
 
     identity = place.rendezvous.await_run()
+    config = place.config
+    if config.trainer.high_resolution.steps:
+        config = config.at_step(place.rendezvous.await_start())
     on_this_node = [member for member in place.roster.generators if member.node == place.env.node]
     local_index = place.index_among(on_this_node)
     addresses = place.rendezvous.await_addresses(len(place.roster.trainers))
@@ -182,9 +186,10 @@ def _run_generator(place: "_Place") -> int:
         cpu_threads=place.cpu_threads,
     )
     try:
-        return run_generator(place.config, role)
+        code = run_generator(config, role, moved_on=lambda: place.rendezvous.goes_on)
     except SetupError as error:
         raise RankFailedError(f"{role.generator_id}: {error}") from None
+    return GOES_ON if code == 0 and place.rendezvous.goes_on else code
 
 
 def _check_generator(config: Config, *, spokesman: bool) -> None:

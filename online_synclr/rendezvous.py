@@ -2,9 +2,11 @@
 
     every rank   -> roster/<rank>        its role, host and device
     trainer 0    -> run                  run id and incarnation, or why there is no run
+    trainer 0    -> start                steps done before this attempt, where sizes depend on it
     each trainer -> listen/<index>       the address its receiver is bound to
+    each trainer -> goes_on              at the end: every rank is to start itself anew
 
-Every key lies under the attempt's number: a restarted attempt never reads an older one's answers.
+Every key lies under the attempt's name: a restarted attempt never reads an older one's answers.
 Imports torch inside functions, since the command line must answer wrong settings without it.
 """
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 POLL_S = 0.05
+READ_CHECKPOINT_S = 3600.0
+"""Longest wait for trainer 0 to look through checkpoints on a slow disk; a backstop."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Rendezvous:
         import torch.distributed as dist
 
         store, _, _ = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=300))))
-        return cls(dist.PrefixStore(f"online_synclr/{env.restart_count}", store), env)
+        return cls(dist.PrefixStore(f"online_synclr/{env.attempt_name}", store), env)
 
     def trainer_store(self) -> "Store":
         """A prefix of their own for the trainers' process groups."""
@@ -91,6 +95,26 @@ class Rendezvous:
             raise ConfigError(answer["refused"])
         return RunIdentity(**answer)
 
+    def publish_start(self, step: int) -> None:
+        """Trainer 0: this attempt goes on after so many steps."""
+        self._set("start", {"step": step})
+
+    def await_start(self) -> int:
+        """Everybody else: wait for trainer 0 to have chosen a checkpoint."""
+        return int(self._get("start", READ_CHECKPOINT_S)["step"])
+
+    def publish_going_on(self) -> None:
+        """A trainer, before it says END: the run goes on at once, in another phase."""
+        self._set("goes_on", {})
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a trainer has said so. Does not wait."""
+        try:
+            return bool(self.store.check(["goes_on"]))
+        except RuntimeError:  # torchrun, which serves the store, is gone
+            return False
+
     def publish_address(self, trainer_index: int, address: str) -> None:
         """A trainer: its receiver listens here."""
         self._set(f"listen/{trainer_index}", {"address": address})
@@ -102,13 +126,14 @@ class Rendezvous:
     def _set(self, key: str, value: dict[str, Any]) -> None:
         self.store.set(key, json.dumps(value))
 
-    def _get(self, key: str) -> dict[str, Any]:
+    def _get(self, key: str, timeout_s: float | None = None) -> dict[str, Any]:
         """Poll instead of blocking in the store, so that signals are answered meanwhile."""
-        deadline = time.monotonic() + self._timeout_s
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + timeout_s
         while not self.store.check([key]):
             if time.monotonic() > deadline:
                 raise RendezvousError(
-                    f"no rank published `{key}` within {self._timeout_s:.0f} s; look for the first "
+                    f"no rank published `{key}` within {timeout_s:.0f} s; look for the first "
                     "error in the other ranks' output."
                 )
             time.sleep(POLL_S)

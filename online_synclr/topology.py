@@ -13,6 +13,7 @@ from typing import Literal
 from online_synclr.config import Config, ConfigError, check_shares
 from online_synclr.config.checks import is_loopback
 from online_synclr.config.schema import StreamConfig
+from online_synclr.process_control import STARTS_IN_PLACE
 
 Role = Literal["trainer", "generator"]
 DEFAULT_RANKS_PER_TRAINER = 4
@@ -31,6 +32,18 @@ class RankEnv:
     num_nodes: int
     restart_count: int
     under_torchrun: bool
+    starts_in_place: int = 0
+    """How often the rank has started itself anew since torchrun started it."""
+
+    @property
+    def attempt(self) -> int:
+        """Starts of the job before this one, whoever made them."""
+        return self.restart_count + self.starts_in_place
+
+    @property
+    def attempt_name(self) -> str:
+        """As the ranks of one attempt call it in torchrun's store: no other has the same."""
+        return f"{self.restart_count}.{self.starts_in_place}"
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "RankEnv":
@@ -44,6 +57,7 @@ class RankEnv:
             num_nodes=int(environ.get("GROUP_WORLD_SIZE", 1)),
             restart_count=int(environ.get("TORCHELASTIC_RESTART_COUNT", 0)),
             under_torchrun="RANK" in environ and "WORLD_SIZE" in environ,
+            starts_in_place=int(environ.get(STARTS_IN_PLACE, 0)),
         )
 
 

@@ -185,6 +185,30 @@ def test_wrong_settings_are_named(override: str, sentence: str, demo: Path) -> N
         (["pool.max_bytes=100000"], "pool.max_bytes"),
         (["pool.error_buffer=0.5"], "pool.error_buffer"),
         (["trainer.crops.global_px=60"], "trainer.crops.global_px"),
+        (
+            ["trainer.blocks.registers=4", "trainer.backbone_args.reg_tokens=4"],
+            "trainer.blocks.registers and trainer.backbone_args.reg_tokens say the same",
+        ),
+        (["trainer.pretrained=true", "trainer.init_from=x"], "short for trainer.init_from=vit_"),
+        (["trainer.high_resolution.send_px=96"], "trainer.high_resolution.steps=0 leaves"),
+        (["trainer.high_resolution.steps=9"], "but no size is set for them"),
+        (
+            ["trainer.high_resolution={steps: 140, global_px: 96}"],
+            "trainer.high_resolution.steps=140 are the last ones of trainer.steps=140",
+        ),
+        (
+            ["trainer.high_resolution={steps: 9, global_px: 90}"],
+            "in the last phase, with the values of trainer.high_resolution: trainer.crops.global_px"
+            "=90 is not a multiple",
+        ),
+        (["trainer.high_resolution={steps: 9, send_px: 96}"], "larger than images.render_px=64"),
+        (
+            [
+                "trainer.high_resolution={steps: 9, send_px: 512, render_px: 512}",
+                "pool.max_bytes=100000000",
+            ],
+            "in the last phase",
+        ),
         (["run.grace_s=30"], "run.grace_s=30 is not below the 30 s"),
     ],
 )

@@ -21,6 +21,8 @@ CPU = torch.device("cpu")
         {},
         {"crops": {"globals_per_image": 2, "locals_per_image": 3}, "mim": {"layers": 1}},
         {"backbone_args": {"patch_size": 4, "embed_dim": 32, "depth": 3, "num_heads": 2}},
+        {"blocks": {"mlp": "swiglu", "layer_scale": 1e-5, "registers": 3}},
+        {"blocks": {"mlp": "swiglu"}, "crops": {"global_px": 24, "local_px": 12}},
     ],
 )
 def test_the_formula_is_what_torch_counts(trainer: dict[str, Any]) -> None:

@@ -52,8 +52,17 @@ def test_a_place_is_given_at_a_trainers_address() -> None:
 def test_who_does_not_fit_is_told_why() -> None:
     with receiving(FakeSink()) as receiver:
         receiver.set_addresses([receiver.address])
-        with pytest.raises(StreamRejected, match=r"images\.send_px"):
-            ask(receiver, Join(generator_id="lab", image_shape=(2, 3, 9, 9)))
+        with pytest.raises(StreamRejected, match=r"images\.per_caption"):
+            ask(receiver, Join(generator_id="lab", image_shape=(5, *SHAPE[1:])))
+
+
+def test_a_place_says_the_size_that_the_run_has_now() -> None:
+    with receiving(FakeSink()) as receiver:
+        receiver.set_addresses([receiver.address])
+        other = Join(generator_id="lab", image_shape=(*SHAPE[:2], 999, 999))
+        ticket = ask_for_place(receiver.address, other, key=None, stopping=never)
+    assert ticket is not None
+    assert ticket.image_shape == SHAPE
 
 
 def test_the_end_of_the_run_ends_the_asking() -> None:
@@ -140,10 +149,12 @@ def generator(connect: str, run_dir: Path, *more: str) -> Iterator["subprocess.P
 
 
 @contextlib.contextmanager
-def trainer(folder: Path, incarnation: int, pool: Pool) -> Iterator[Receiver]:
+def trainer(
+    folder: Path, incarnation: int, pool: Pool, shape: tuple[int, int, int, int] = IMAGES
+) -> Iterator[Receiver]:
     """One attempt of a job, as far as a generator can see it."""
     place = RunFolder(folder)
-    with receiving(pool, image_shape=IMAGES, incarnation=incarnation) as receiver:
+    with receiving(pool, image_shape=shape, incarnation=incarnation) as receiver:
         receiver.set_addresses([receiver.address])
         known = {"run_id": RUN_ID, "incarnation": incarnation, "addresses": [receiver.address]}
         place.addresses.write_text(json.dumps(known))
@@ -171,8 +182,12 @@ def test_a_generator_joins_delivers_and_leaves_on_a_signal(tmp_path: Path) -> No
 
 
 def test_it_comes_back_to_a_job_that_was_restarted_and_ends_with_the_run(tmp_path: Path) -> None:
+    """The last time to a larger size, as in a high-resolution phase."""
     pools = [Pool(), Pool(), Pool()]
-    with generator(str(tmp_path), tmp_path) as process:
+    larger = (*IMAGES[:2], 24, 24)
+    phase = ("steps=10", "send_px=24", "render_px=24")
+    settings = [f"trainer.high_resolution.{setting}" for setting in phase]
+    with generator(str(tmp_path), tmp_path, *settings) as process:
         with trainer(tmp_path, 1, pools[0]):
             assert pools[0].wait_for(4, LONG_S)
             # Killed: not a word.
@@ -181,7 +196,7 @@ def test_it_comes_back_to_a_job_that_was_restarted_and_ends_with_the_run(tmp_pat
             assert pools[1].wait_for(4, LONG_S)
             receiver.announce_end("stop requested", final=False)
             assert receiver.drain(LONG_S)
-        with trainer(tmp_path, 3, pools[2]) as receiver:
+        with trainer(tmp_path, 3, pools[2], larger) as receiver:
             assert pools[2].wait_for(4, LONG_S)
             receiver.announce_end("all steps done")
             err = said(process)

@@ -209,6 +209,7 @@ def test_stand_ins_and_foreign_weights_are_said(tmp_path: Path) -> None:
     settings = checkpoint.config.model_dump(mode="json")
     settings["images"]["backend"] = "synthetic"
     settings["trainer"]["pretrained"] = True
+    settings["trainer"]["blocks"]["registers"] = 2
     facts = CardFacts(
         title="x",
         checkpoint=replace(checkpoint, config=Config.model_validate(settings)),
@@ -221,5 +222,6 @@ def test_stand_ins_and_foreign_weights_are_said(tmp_path: Path) -> None:
     )
     text = model_card(facts)
     assert "stand-ins for tests (images.backend=synthetic)" in text
-    assert "| starts from | timm's weights of vit_tiny_patch16_224 |" in text
+    assert "| starts from | vit_tiny_patch16_224 |" in text
+    assert "| beyond the paper | blocks, registers 2 |" in text
     assert "No photograph" not in text

@@ -58,3 +58,26 @@ def test_the_scaling_rule(rule: str, factor: float) -> None:
         steps=100, batch_groups=2048, optimizer=settings.model_copy(update={"warmup_steps": 0})
     )
     assert step_settings(scaled, 0).lr == pytest.approx(0.4 * factor)
+
+
+def test_the_last_phase_is_the_run_compressed_at_a_lower_rate() -> None:
+    optimizer = {"peak_lr": 0.4, "final_lr": 0.0, "warmup_steps": 20}
+    whole = TrainerConfig.model_validate({"steps": 100, "optimizer": optimizer})
+    both = TrainerConfig.model_validate(
+        {
+            "steps": 150,
+            "optimizer": optimizer,
+            "high_resolution": {"steps": 50, "global_px": 448, "peak_lr_ratio": 0.25},
+        }
+    )
+    for step in range(100):
+        assert step_settings(both, step) == step_settings(whole, step)
+    for step in range(50):
+        ours, twin = step_settings(both, 100 + step), step_settings(whole, 2 * step)
+        assert ours.weight_decay == pytest.approx(twin.weight_decay)
+        assert ours.ema == pytest.approx(twin.ema)
+        assert ours.teacher_temperature == pytest.approx(twin.teacher_temperature)
+        if step >= 10:
+            assert ours.lr == pytest.approx(0.25 * twin.lr)
+    assert step_settings(both, 109).lr == pytest.approx(0.1), "warm up in a tenth of 100 steps"
+    assert step_settings(both, 100).lr == pytest.approx(0.01)

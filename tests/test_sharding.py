@@ -7,6 +7,8 @@ tests/test_checkpoint.py; whole runs: tests/test_run.py.
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +16,13 @@ import torch.distributed as dist
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from online_synclr.config import Config
 from tests.rank_pool import RankPool
+from tests.test_initial_weights import export
 from tests.tiny_objective import tiny_config
 from tests.tiny_step import ALONE, CPU, tiny_batch, tiny_step, weights
 from trainer.distributed import Trainers
+from trainer.initial_weights import VIT, initialise
 from trainer.objective.shards import own_parts
 from trainer.sharding import is_sharded
 from trainer.shared_probe import whole_backbone
@@ -122,6 +127,50 @@ def test_the_teacher_is_copied_to_trainer_0_which_may_call_it_alone(ranks: RankP
     for name, value in copy.items():
         assert torch.equal(value, whole[f"teacher.backbone.{name}"]), name
     assert len(copy) > 20
+
+
+def here(parallel: str, **trainer: Any) -> tuple[Config, Trainers]:
+    group = dist.group.WORLD
+    trainers = Trainers(
+        index=dist.get_rank(), size=2, device=CPU, device_group=group, cpu_group=group
+    )
+    return tiny_config(parallel=parallel, **trainer), trainers
+
+
+def trained_with_blocks(parallel: str) -> dict[str, torch.Tensor]:
+    blocks = {"mlp": "swiglu", "layer_scale": 0.5, "registers": 3}
+    config, trainers = here(parallel, blocks=blocks, optimizer=FAST)
+    step = tiny_step(config, trainers)
+    for number in range(STEPS):
+        step(tiny_batch(config, number, trainers), number)
+    return weights(step)
+
+
+def test_blocks_beyond_the_paper_learn_the_same_whole_and_sharded(ranks: RankPool) -> None:
+    whole, sharded = (ranks.run(trained_with_blocks, how)[0] for how in ("ddp", "fsdp"))
+    assert "student.backbone.vit.reg_token" in whole
+    for name, value in whole.items():
+        torch.testing.assert_close(sharded[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def initialised(parallel: str, folder: str) -> dict[str, torch.Tensor]:
+    # Only trainer 0 can read the source.
+    name = folder if dist.get_rank() == 0 else "/nowhere/at/all"
+    config, trainers = here(parallel, init_from=name)
+    step = tiny_step(config, trainers)
+    initialise(step.model, config, trainers, lambda text: None)
+    return weights(step)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_trainer_0_reads_initial_weights_for_all(
+    ranks: RankPool, tmp_path: Path, parallel: str
+) -> None:
+    source = export(tmp_path / "export")
+    for got in ranks.run(initialised, parallel, str(tmp_path / "export")):
+        for network in ("student", "teacher"):
+            name = f"{network}.{VIT}blocks.1.attn.proj.weight"
+            assert torch.equal(got[name], source["blocks.1.attn.proj.weight"])
 
 
 def test_one_trainer_has_nothing_to_share_out() -> None:

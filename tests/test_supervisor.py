@@ -410,6 +410,22 @@ def test_outside_torchrun_a_generator_that_failed_leaves() -> None:
     assert bench.control.errors[-1] == ("the engine ended with exit code 1", None)
 
 
+@pytest.mark.parametrize("why", ["failed", "refused"])
+def test_a_rank_that_is_out_ends_where_the_attempt_is_known_to_be_over(why: str) -> None:
+    """Word of END may be lost; the run goes on in another attempt and needs every rank."""
+    bench = Bench(GeneratorsConfig(restarts_per_hour=0), patience_s=10.0)
+    bench.at(0.0)
+    if why == "failed":
+        bench.engines[0].code = 1
+    else:
+        bench.control.rejected = "another size"
+    assert bench.at(1.0) is not None
+    bench.control.connected = False
+    assert bench.at(11.0) is not None
+    assert bench.at(11.5) is None
+    assert bench.supervisor.exit_code == 0
+
+
 def test_the_engine_waits_for_the_caption_server() -> None:
     server = FakeServer()
     bench = Bench(server=server)

@@ -121,7 +121,7 @@ def test_a_group_under_a_credit_is_inserted() -> None:
     ("hello", "words"),
     [
         (make_hello(run_id="other"), ["run id 'other'", "'run-1'"]),
-        (msgspec.structs.replace(make_hello(), protocol=9), ["protocol version 9", "speaks 4"]),
+        (msgspec.structs.replace(make_hello(), protocol=9), ["protocol version 9", "speaks 5"]),
         (make_hello(shape=(2, 3, 8, 9)), ["(2, 3, 8, 9)", "images.send_px"]),
     ],
 )
@@ -524,7 +524,7 @@ def test_what_peers_say_of_themselves_is_plain_text() -> None:
     [
         (msgspec.structs.replace(JOIN, run_id="other"), ["run id 'other'", "'run-1'"]),
         (msgspec.structs.replace(JOIN, protocol=9), ["protocol version 9"]),
-        (msgspec.structs.replace(JOIN, image_shape=(2, 3, 8, 9)), ["images.send_px"]),
+        (msgspec.structs.replace(JOIN, image_shape=(3, 3, 8, 8)), ["images.per_caption"]),
         (msgspec.structs.replace(JOIN, generator_id="g1"), ["torchrun's own"]),
     ],
 )

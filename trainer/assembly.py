@@ -27,6 +27,7 @@ from trainer.figures import Figures
 from trainer.first_trainer import FirstTrainer
 from trainer.generator_watch import GONE_SILENCES, GeneratorWatch, num_serving
 from trainer.history import History, look_back
+from trainer.initial_weights import initialise
 from trainer.intake import Intake, build_intake
 from trainer.ledger import open_ledger
 from trainer.loop import LoopParts, TrainLoop
@@ -35,6 +36,7 @@ from trainer.pinning import pin
 from trainer.reporter import Reporter
 from trainer.role import TrainerRole
 from trainer.shared_probe import SharedProbe
+from trainer.start import Start
 from trainer.starvation import Starvation
 from trainer.step import TrainStep
 from trainer.stop import StopRequest
@@ -126,22 +128,29 @@ def _say(role: TrainerRole, text: str) -> None:
 
 
 def build_loop(
-    config: Config, role: TrainerRole, trainers: Trainers, stream: StreamEnd, stop: StopRequest
+    start: Start, role: TrainerRole, trainers: Trainers, stream: StreamEnd, stop: StopRequest
 ) -> Built:
     """Build the model, restore it, and put the loop around it. Waits for every trainer.
 
     Raises:
-        ConfigError: the model cannot be built, or the checkpoint or kNN folder cannot be used.
+        ConfigError: the model cannot be built, or the checkpoint, the initial weights or the kNN
+            folder cannot be used.
     """
+    config = start.config
     pin_pool(role, trainers, stream.intake)
     probe = KnnProbe(config, trainers.device) if role.is_first else None
-    path = None
-    if role.is_first:
-        path = checkpoint.choose(config, attempt=role.attempt, say=lambda text: _say(role, text))
+    path = start.checkpoint(role) if role.is_first else None
     train = build_step(config, role, trainers)
     restored = checkpoint.restore(
-        path, config=config, train=train, intake=stream.intake, trainers=trainers
+        path,
+        config=config,
+        train=train,
+        intake=stream.intake,
+        trainers=trainers,
+        say=lambda text: _say(role, text),
     )
+    if restored.step == 0:
+        initialise(train.model, config, trainers, lambda text: _say(role, text))
     history = look_back(role, restored, lambda text: _say(role, text))
     ledger = open_ledger(
         config,

@@ -24,6 +24,7 @@ from trainer.distributed import Trainers
 from trainer.intake import Intake, IntakeState
 from trainer.objective.optimizer import StudentOptimizer
 from trainer.objective.shards import gathered, load_weights
+from trainer.resampling import resampled
 from trainer.step import TrainStep
 from trainer.totals import Totals
 
@@ -128,13 +129,32 @@ def choose(
     return path
 
 
+def steps_done(path: Path) -> int:
+    """Steps that a checkpoint was written after.
+
+    Raises:
+        ConfigError: it is not complete, or of another format.
+    """
+    state = checkpoint_files.parse_file(checkpoint_files.complete_file(path))
+    _check_format(state)
+    return int(state["step"])
+
+
 def restore(
-    path: Path | None, *, config: Config, train: TrainStep, intake: Intake, trainers: Trainers
+    path: Path | None,
+    *,
+    config: Config,
+    train: TrainStep,
+    intake: Intake,
+    trainers: Trainers,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Restored:
     """Load `path` (trainer 0's; the others' is not looked at) on every trainer.
 
     Everything but the ranks' own state is the same on every trainer and stands in the file whole,
-    so another number of trainers reads the same file: there is nothing to reshard.
+    so another number of trainers reads the same file: there is nothing to reshard. Positions of
+    another size are resampled in the high-resolution phase, and where it is asked for; trainer 0
+    `say`s so.
 
     Raises:
         ConfigError: the file is not complete, its model has other shapes than the settings', or
@@ -145,6 +165,7 @@ def restore(
         return Restored()
     _check_format(state)
     _check_size(state, config, trainers)
+    state = resampled(state, config, train, say if trainers.is_first else lambda text: None)
     _check_shapes(state, train, config)
     load_weights(train.model.student, state["student"])
     load_weights(train.model.teacher, state["teacher"])
@@ -270,6 +291,8 @@ def _changed_settings(saved_yaml: str, config: Config) -> str:
     """Which settings of the model changed, as half a sentence; empty when none is known."""
     saved = yaml.safe_load(saved_yaml).get("trainer", {})
     now = config.model_dump(mode="json")["trainer"]
-    names = ("backbone", "backbone_args", "crops", "contrastive", "mim")
+    names = ("backbone", "backbone_args", "blocks", "crops", "contrastive", "mim")
     changed = [f"trainer.{name}" for name in names if saved.get(name) != now.get(name)]
+    if changed == ["trainer.crops"]:
+        return "set trainer.resample_on_resume=true to go on at another size, or "
     return f"set back {', '.join(changed)}, or " if changed else ""

@@ -10,6 +10,7 @@ import math
 import sys
 import time
 
+from online_synclr.process_control import GOES_ON
 from online_synclr.run_folder import write_durably
 from online_synclr.stream.errors import StreamError
 from trainer.assembly import Built, StreamEnd
@@ -20,16 +21,24 @@ from trainer.stop import StopRequest
 from trainer.vote import Decision, StopCause
 
 ALL_DONE = "all steps done"
+PART_DONE = "the steps before the high-resolution phase are done"
 
 
 def leave(built: Built, stream: StreamEnd, stop: StopRequest, stopped_by: Decision | None) -> int:
-    """End the attempt on every trainer; returns the exit code. See the module's docstring."""
+    """End the attempt on every trainer; returns the exit code. See the module's docstring.
+
+    `GOES_ON` instead of 0 where only a part of the run is done, and its checkpoint is written.
+    """
     cause = None if stopped_by is None else stopped_by.cause
-    ended_by = ALL_DONE if cause is None else cause.value
+    goes_on = cause is None and built.loop.step < built.parts.config.trainer.steps
+    ended_by = cause.value if cause is not None else PART_DONE if goes_on else ALL_DONE
     if stopped_by is not None and cause is not StopCause.REQUESTED:
         ended_by = _say_why(built, stream, stopped_by)
     used_up = cause is StopCause.EXHAUSTED and stream.watch.ledger_used_up()
-    final = cause is None or used_up
+    final = (cause is None and not goes_on) or used_up
+    if goes_on:
+        # Before END: a generator that has heard it asks.
+        built.parts.role.rendezvous.publish_going_on()
     stream.receiver.announce_end(ended_by, final=final)
     _stop_figures(built)
     saved = _take_leave(built, stream, stop, cause)
@@ -38,7 +47,9 @@ def leave(built: Built, stream: StreamEnd, stop: StopRequest, stopped_by: Decisi
     balanced = _summarise(built, merged, ended_by, measure=cause in (None, StopCause.EXHAUSTED))
     if final and built.parts.role.is_first:
         _tell_latecomers(built, ended_by)
-    return 0 if saved and recorded and balanced and _is_good_end(built, stream, stopped_by) else 1
+    if not (saved and recorded and balanced and _is_good_end(built, stream, stopped_by)):
+        return 1
+    return GOES_ON if goes_on and not stop.requested else 0
 
 
 def _is_good_end(built: Built, stream: StreamEnd, stopped_by: Decision | None) -> bool:

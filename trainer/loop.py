@@ -60,16 +60,18 @@ class TrainLoop:
         self._parts = parts
         self.step = start_step
         """Steps done, over all attempts."""
+        self.last_step = parts.config.trainer.part_end(start_step)
+        """Steps done when this attempt has no more to do: of the run, or of its part."""
         self.time_to_first_step_s = 0.0
         """From the process's launch to the end of this attempt's first step; 0 before."""
 
     def run(self) -> Decision | None:
-        """Train; None after the last step, else the decision that stopped it.
+        """Train; None after this attempt's last step, else the decision that stopped it.
 
         Raises:
             DivergedLossError: the loss was not finite for too long (on every trainer).
         """
-        while self.step < self._parts.config.trainer.steps:
+        while self.step < self.last_step:
             decision = self._next_decision()
             if decision.action is Action.STOP:
                 return decision
@@ -145,7 +147,7 @@ class TrainLoop:
     def _report(self, settings: StepSettings, sampled: list[Sampled]) -> None:
         parts = self._parts
         monitor = parts.config.monitor
-        if self.step % monitor.log_every_steps == 0 or self.step == parts.config.trainer.steps:
+        if self.step % monitor.log_every_steps == 0 or self.step == self.last_step:
             merged = parts.reporter.collect()
             parts.reporter.start_window()
             if parts.first is not None:

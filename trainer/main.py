@@ -3,6 +3,8 @@
     join the trainers -> listen -> build the model -> restore -> kNN -> loop -> END, drain,
     checkpoint, kNN, summary
 
+A run with a high-resolution phase is two attempts: the ranks start themselves anew in between.
+
 The receiver listens before the model is built, so that groups arrive meanwhile. When another
 trainer is lost, this one leaves at once: without it there is neither a step nor a checkpoint.
 """
@@ -17,6 +19,7 @@ from trainer.distributed import join_trainers
 from trainer.leaving import leave, leave_diverged
 from trainer.lost_trainer import LostTrainerError, naming_lost_trainers
 from trainer.role import TrainerRole
+from trainer.start import find_start
 from trainer.step_meter import DivergedLossError
 from trainer.stop import StopRequest, stop_on_signals
 
@@ -29,6 +32,7 @@ SPOKESMAN_S = 2.0
 def run_trainer(config: Config, role: TrainerRole) -> int:
     """Play a trainer's part until the run is over; returns the process's exit code.
 
+    `GOES_ON`: the steps before the high-resolution phase are done, and the rank is to start anew.
     0: all steps are done, a stop was asked for (the run can be continued), or the ledger that the
     run trains from is used up. 1: no generator is left, the loss diverged, another trainer is gone
     or the stream failed, and one line on standard error says which; or the summary's counts do not
@@ -57,10 +61,12 @@ def run_trainer(config: Config, role: TrainerRole) -> int:
 
 def _run(config: Config, role: TrainerRole, stop: StopRequest) -> int:
     trainers = join_trainers(role)
+    start = find_start(config, role)
+    config = start.config
     stream = start_stream(config, role)
     stop.before_ending(stream.receiver.abandon)
     try:
-        built = build_loop(config, role, trainers, stream, stop)
+        built = build_loop(start, role, trainers, stream, stop)
         try:
             measure_before(built)
             stop.training_begins()

@@ -36,7 +36,7 @@ class SharedProbe:
     def is_due(self, step: int) -> bool:
         """Whether `monitor.knn_every_steps` asks for it after `step` steps; the end has its own."""
         every = self._config.monitor.knn_every_steps
-        return every > 0 and step % every == 0 and step < self._config.trainer.steps
+        return every > 0 and step % every == 0 and step < self._config.trainer.part_end(step - 1)
 
     def measure(self, step: int) -> float | None:
         """Accuracy after `step` steps, on trainer 0; None elsewhere and without labelled images.
@@ -64,9 +64,8 @@ def whole_backbone(
     weights = gathered(teacher.backbone.state_dict(), keep=trainers.is_first)
     if not trainers.is_first:
         return None
-    fresh = settings.model_copy(update={"pretrained": False})
     with torch.random.fork_rng(devices=[]):
-        copy = build_backbone(fresh, drop_path=0.0, mask_token=False)
+        copy = build_backbone(settings, drop_path=0.0, mask_token=False)
     copy.load_state_dict(weights)
     copy.requires_grad_(False).eval().to(trainers.device)
     unfuse_slow_attention(copy, settings.precision, trainers.device)

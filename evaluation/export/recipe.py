@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from evaluation.export.results_table import short_name
 from evaluation.sources.checkpoint import Checkpoint
 from online_synclr.config import Config
 from online_synclr.config.schema import TrainerConfig
@@ -18,6 +19,10 @@ from trainer.distinct import MAX_HASHES, DistinctCounter
 from trainer.totals import Totals
 
 Rows = list[tuple[str, str]]
+
+_WITH_ROWS = frozenset({"crops", "augment", "contrastive", "mim", "optimizer", "checkpoint"})
+_SHAPING = frozenset({"blocks", "high_resolution"})
+"""Sections that bring in nothing to learn from."""
 
 
 @dataclass(frozen=True)
@@ -116,15 +121,12 @@ def recipe_rows(config: Config) -> Rows:
 
 def has_outside_sources(trainer: TrainerConfig) -> bool:
     """Whether it may have learned from more than its own captions and images."""
-    return bool(_start(trainer) or _changed_sections(trainer))
+    return bool(_start(trainer) or _changed_sections(trainer, besides=_SHAPING))
 
 
 def _start(trainer: TrainerConfig) -> str:
     """Weights of others that the training began with; empty: random ones."""
-    if trainer.pretrained:
-        return f"timm's weights of {trainer.backbone}"
-    named = str(getattr(trainer, "init_from", ""))
-    return Path(named).name if _is_place(named) else named
+    return short_name(trainer.initial_weights)
 
 
 def _images(config: Config) -> str:
@@ -161,9 +163,9 @@ def _optimiser(trainer: TrainerConfig) -> str:
     )
 
 
-def _changed_sections(trainer: TrainerConfig) -> str:
-    """Sections of settings that this module does not know by name, where they are not default."""
-    known = {"crops", "augment", "contrastive", "mim", "optimizer", "checkpoint", "backbone_args"}
+def _changed_sections(trainer: TrainerConfig, besides: frozenset[str] = frozenset()) -> str:
+    """Sections of settings that have no row of their own, where they are not default."""
+    known = _WITH_ROWS | besides
     changed = []
     for name in type(trainer).model_fields:
         value = getattr(trainer, name)

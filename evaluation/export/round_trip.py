@@ -58,7 +58,7 @@ def trained_backbone(checkpoint: Checkpoint, network: Network, image_px: int) ->
     """The trainer's own module with a checkpoint's weights, without a mask token."""
     trainer = checkpoint.config.trainer
     crops = trainer.crops.model_copy(update={"global_px": image_px})
-    sized = trainer.model_copy(update={"crops": crops, "pretrained": False})
+    sized = trainer.model_copy(update={"crops": crops})
     own = build_backbone(sized, drop_path=0.0, mask_token=False)
     own.vit.load_state_dict(checkpoint.weights(network))
     return own

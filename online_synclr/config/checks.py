@@ -46,9 +46,45 @@ def check(config: Config, *, num_trainers: int | None = 1) -> None:
     check_objective(config)
     if num_trainers is not None:
         check_shares(config, num_trainers)
+    _check_high_resolution(config, num_trainers)
     _check_labelled_folder(config.monitor.knn_folder)
     _check_run_folder(config.run.dir)
     _check_grace(config.run.grace_s)
+
+
+def _check_high_resolution(config: Config, num_trainers: int | None) -> None:
+    """The last phase's settings must work as well, with its own sizes."""
+    phase = config.trainer.high_resolution
+    sizes = {"global_px": phase.global_px, "local_px": phase.local_px, "send_px": phase.send_px}
+    if not phase.steps:
+        given = [key for key, value in sizes.items() if value is not None]
+        if given:
+            raise ConfigError(
+                f"trainer.high_resolution.{given[0]} is set, but trainer.high_resolution.steps=0 "
+                "leaves the phase out; say how many steps it has."
+            )
+        return
+    if not any(sizes.values()):
+        raise ConfigError(
+            f"trainer.high_resolution.steps={phase.steps}, but no size is set for them; set "
+            "trainer.high_resolution.global_px, and send_px beside it."
+        )
+    if phase.steps >= config.trainer.steps:
+        raise ConfigError(
+            f"trainer.high_resolution.steps={phase.steps} are the last ones of trainer.steps="
+            f"{config.trainer.steps}, which must be more; raise it, or set the sizes of the whole "
+            "run instead."
+        )
+    last = config.at_step(config.trainer.steps)
+    try:
+        _check_images(last)
+        check_objective(last)
+        if num_trainers is not None:
+            check_shares(last, num_trainers)
+    except ConfigError as error:
+        raise ConfigError(
+            f"in the last phase, with the values of trainer.high_resolution: {error}"
+        ) from None
 
 
 def _check_grace(grace_s: float) -> None:

@@ -5,6 +5,13 @@ import re
 from online_synclr.config.errors import ConfigError
 from online_synclr.config.schema import Config, TrainerConfig
 
+ARGUMENTS_OF_BLOCKS = {
+    "mlp": "act_layer",
+    "layer_scale": "init_values",
+    "registers": "reg_tokens",
+}
+"""Of `timm.create_model`, by the key of `trainer.blocks` that sets them."""
+
 LARGEST_HUE = 0.5
 """Half a turn each way is every hue there is."""
 
@@ -26,6 +33,8 @@ def check_objective(config: Config) -> None:
     _check_masks(trainer)
     _check_drop_path(trainer)
     _check_parallel(trainer)
+    _check_blocks(trainer)
+    _check_initial_weights(trainer)
 
 
 def _check_positives(config: Config) -> None:
@@ -126,4 +135,21 @@ def _check_parallel(trainer: TrainerConfig) -> None:
         raise ConfigError(
             "trainer.optimizer.name=muon needs whole matrices, of which trainer.parallel=fsdp "
             "leaves each trainer a part; set trainer.parallel=ddp or trainer.optimizer.name=adamw."
+        )
+
+
+def _check_blocks(trainer: TrainerConfig) -> None:
+    for key, argument in ARGUMENTS_OF_BLOCKS.items():
+        if getattr(trainer.blocks, key) is not None and argument in trainer.backbone_args:
+            raise ConfigError(
+                f"trainer.blocks.{key} and trainer.backbone_args.{argument} say the same; leave "
+                "one of them out."
+            )
+
+
+def _check_initial_weights(trainer: TrainerConfig) -> None:
+    if trainer.pretrained and trainer.init_from:
+        raise ConfigError(
+            f"trainer.pretrained is short for trainer.init_from={trainer.backbone}, but "
+            f"trainer.init_from={trainer.init_from}; leave one of them out."
         )

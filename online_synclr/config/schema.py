@@ -7,7 +7,7 @@ Nothing here imports torch: the command line must answer a wrong setting in well
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -37,6 +37,9 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), defer_build=True
     )
+
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 class RunConfig(Section):
@@ -367,6 +370,36 @@ class OptimizerConfig(Section):
     ema: tuple[Share, Share] = Field((0.994, 1.0), description="Teacher momentum: start, end.")
 
 
+class BlocksConfig(Section):
+    """What the backbone's blocks are made of, beyond the paper; none: as the timm model has it."""
+
+    mlp: Literal["swiglu"] | None = Field(
+        None, description="Gated MLPs of two thirds of the width, which are as many parameters."
+    )
+    layer_scale: Positive | None = Field(
+        None, description="LayerScale: every branch is scaled by learned gains that start here."
+    )
+    registers: Count | None = Field(
+        None, description="Register tokens; then only patch tokens have positions."
+    )
+
+
+class HighResolutionConfig(Section):
+    """Last steps of the run at another size; what is none stays as in the steps before.
+
+    Both parts of the run have the schedules of their own length: the run's, compressed (DINOv2,
+    arXiv 2304.07193, appendix B.2).
+    """
+
+    steps: CountOrZero = Field(0, description="Of `trainer.steps`, the last so many; 0: none.")
+    global_px: Count | None = None
+    local_px: Count | None = None
+    send_px: Count | None = Field(None, description="As `images.send_px`.")
+    render_px: Count | None = Field(None, description="As `images.render_px`.")
+    micro_batches: Count | None = Field(None, description="Larger crops need more memory.")
+    peak_lr_ratio: Positive = Field(0.1, description="Peak learning rate over the run's own.")
+
+
 class CheckpointConfig(Section):
     """When a checkpoint is written and how many are kept."""
 
@@ -389,8 +422,15 @@ class TrainerConfig(Section):
     )
     backbone: str = Field("vit_base_patch16_224", description="timm model name.")
     backbone_args: dict[str, Any] = Field({}, description="Given to timm.create_model.")
+    blocks: BlocksConfig = Field(default_factory=BlocksConfig)
     drop_path: Share = 0.1
-    pretrained: bool = Field(False, description="Start from timm's weights of that name.")
+    pretrained: bool = Field(False, description="Short for init_from=<backbone>.")
+    init_from: HomeName = Field(
+        "",
+        description="What a new run's backbone starts from: a timm model's weights, "
+        "`local-dir:DIR` (an export), or a run folder or checkpoint (`:student` for the student's; "
+        "else the teacher's). Positions and patches of other sizes are resampled.",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="`auto`: bf16 autocast where the device has fast bf16."
     )
@@ -418,6 +458,12 @@ class TrainerConfig(Section):
         False,
         description="Continue a checkpoint of another number of trainers; the global batch stays.",
     )
+    resample_on_resume: bool = Field(
+        False,
+        description="Continue a checkpoint of another `crops.global_px`: its position embeddings "
+        "are resampled.",
+    )
+    high_resolution: HighResolutionConfig = Field(default_factory=HighResolutionConfig)
     max_non_finite_steps: Count = Field(
         50, description="Steps in a row with a loss that is not finite, after which the run stops."
     )
@@ -434,6 +480,24 @@ class TrainerConfig(Section):
         description="Control experiment: the images of different groups are exchanged before the "
         "loss, so that positives are images of different captions.",
     )
+
+    @property
+    def first_part_steps(self) -> int:
+        """Steps before the high-resolution phase; all of them where there is none."""
+        return max(0, self.steps - self.high_resolution.steps)
+
+    def in_high_resolution(self, step: int) -> bool:
+        """Whether a run goes on in the high-resolution phase after `step` steps."""
+        return self.high_resolution.steps > 0 and step >= self.first_part_steps
+
+    def part_end(self, step: int) -> int:
+        """Steps after which the part of the run ends that goes on after `step` steps."""
+        return self.steps if self.in_high_resolution(step) else self.first_part_steps
+
+    @property
+    def initial_weights(self) -> str:
+        """Where a new run's backbone comes from; empty: random weights."""
+        return self.backbone if self.pretrained else self.init_from
 
 
 class MonitorConfig(Section):
@@ -465,6 +529,24 @@ class Config(Section):
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
     monitor: MonitorConfig = Field(default_factory=MonitorConfig)
 
+    def at_step(self, step: int) -> "Config":
+        """The settings that are in force after `step` steps: sizes change with the phase."""
+        if not self.trainer.in_high_resolution(step):
+            return self
+        phase = self.trainer.high_resolution
+        crops = {"global_px": phase.global_px, "local_px": phase.local_px}
+        trainer = {
+            "crops": _changed(self.trainer.crops, crops),
+            "micro_batches": phase.micro_batches or self.trainer.micro_batches,
+        }
+        images = {"send_px": phase.send_px, "render_px": phase.render_px}
+        return self.model_copy(
+            update={
+                "trainer": self.trainer.model_copy(update=trainer),
+                "images": _changed(self.images, images),
+            }
+        )
+
     @property
     def images_per_group(self) -> int:
         """n, images of a group used in one step."""
@@ -484,3 +566,10 @@ class Config(Section):
         if self.images.backend == "synthetic":
             parts.append("images.backend=synthetic")
         return parts
+
+
+def _changed(section: SectionT, changes: dict[str, int | None]) -> SectionT:
+    """With those values that are not none."""
+    return section.model_copy(
+        update={key: value for key, value in changes.items() if value is not None}
+    )

@@ -34,10 +34,16 @@ class Terms:
             )
         if asking.protocol != PROTOCOL_VERSION:
             return f"protocol version {asking.protocol}, this trainer speaks {PROTOCOL_VERSION}"
-        if asking.image_shape != self.image_shape:
+        if isinstance(asking, Hello) and asking.image_shape != self.image_shape:
             return (
                 f"groups of shape {asking.image_shape}, this run trains on {self.image_shape}; set "
                 "images.per_caption and images.send_px to the trainers' values"
+            )
+        # Sides are told with the place: they may change from attempt to attempt.
+        if asking.image_shape[:2] != self.image_shape[:2]:
+            return (
+                f"groups of shape {asking.image_shape}, this run trains on {self.image_shape}; set "
+                "images.per_caption to the trainers' value"
             )
         if isinstance(asking, Join) and admits(RANKS, asking.generator_id):
             return (

@@ -19,7 +19,7 @@ from msgspec import Meta
 from online_synclr.stream.errors import MalformedMessage
 from online_synclr.stream.group import Origin, Recipe
 
-PROTOCOL_VERSION: Final = 4
+PROTOCOL_VERSION: Final = 5
 MAX_HEADER_BYTES: Final = 256 * 2**10
 MAX_TEXT: Final = 4096
 MAX_COUNTERS: Final = 256
@@ -66,7 +66,8 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Join(_Message, frozen=True, kw_only=True, tag="join"):
     """A generator that torchrun has not started asks for a place in the running attempt.
 
-    `run_id`: of the run it belongs to; empty: whichever it finds.
+    `run_id`: of the run it belongs to; empty: whichever it finds. `image_shape`: as its settings
+    have it; the side is the run's to say, which may change it (TICKET).
     """
 
     run_id: Annotated[str, Meta(max_length=MAX_RUN_ID)] = ""
@@ -78,7 +79,8 @@ class Join(_Message, frozen=True, kw_only=True, tag="join"):
 class Ticket(_Message, frozen=True, kw_only=True, tag="ticket"):
     """Its place: what HELLO must say. `number` is its own in this attempt, and nobody else's.
 
-    `position` spreads generators over trainers (`stream.fan_out`).
+    `position` spreads generators over trainers (`stream.fan_out`). `image_shape` is what HELLO must
+    say, and every group have.
     """
 
     run_id: RunId
@@ -86,6 +88,7 @@ class Ticket(_Message, frozen=True, kw_only=True, tag="ticket"):
     number: Annotated[int, Meta(ge=0, lt=MAX_GENERATORS)]
     position: Natural = 0
     addresses: Annotated[list[Address], Meta(max_length=MAX_TRAINERS)]
+    image_shape: Shape
 
 
 class Hello(_Message, frozen=True, kw_only=True, tag="hello"):

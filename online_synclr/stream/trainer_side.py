@@ -379,6 +379,7 @@ class TrainerSide:
             number=place[0],
             position=place[1],
             addresses=self.addresses,
+            image_shape=self._terms.image_shape,
         )
         return [Outgoing(route, ticket)]
 

@@ -11,6 +11,7 @@ from timm.models import VisionTransformer, checkpoint_seq
 from torch import nn
 
 from online_synclr.config.schema import TrainerConfig
+from trainer.objective.blocks import block_arguments
 from trainer.objective.patches import embed_patches
 
 MASK_TOKEN_STD = 0.02
@@ -87,16 +88,17 @@ def build_backbone(trainer: TrainerConfig, *, drop_path: float, mask_token: bool
     """Create the ViT of the settings.
 
     Args:
-        trainer: `backbone`, `backbone_args`, `pretrained`, `recompute_blocks` and `crops` are read.
+        trainer: `backbone`, `backbone_args`, `blocks`, `recompute_blocks` and `crops` are read.
         drop_path: stochastic depth; 0 for the teacher.
         mask_token: whether it will be given masks.
 
     Returns:
-        A backbone on the CPU in float32.
+        A backbone on the CPU in float32, with random weights: `trainer.initial_weights` fills
+        those of a new run.
 
     Raises:
         ValueError: timm has no such model, or it is no ViT with a class token, or a crop's side is
-            not divisible by the patch.
+            not divisible by the patch, or it cannot have such blocks.
     """
     vit = _create(trainer, drop_path)
     if not isinstance(vit, VisionTransformer) or vit.cls_token is None:
@@ -109,10 +111,9 @@ def build_backbone(trainer: TrainerConfig, *, drop_path: float, mask_token: bool
     return backbone
 
 
-def timm_arguments(trainer: TrainerConfig) -> dict[str, Any]:
-    """What makes `timm.create_model(trainer.backbone, ...)` the settings' ViT, but for drop path."""
+def input_arguments(trainer: TrainerConfig) -> dict[str, Any]:
+    """Arguments of timm's model that crops and evaluation ask for, whatever it is made of."""
     return {
-        **trainer.backbone_args,
         "img_size": trainer.crops.global_px,
         "dynamic_img_size": True,
         "num_classes": 0,
@@ -126,11 +127,14 @@ def _create(trainer: TrainerConfig, drop_path: float) -> nn.Module:
             f"trainer.backbone: timm {timm.__version__} has no model {trainer.backbone}; "
             "timm.list_models('vit_*') lists those that fit"
         )
-    arguments = {**timm_arguments(trainer), "drop_path_rate": drop_path}
+    arguments = {
+        **trainer.backbone_args,
+        **block_arguments(trainer),
+        **input_arguments(trainer),
+        "drop_path_rate": drop_path,
+    }
     try:
-        model: nn.Module = timm.create_model(
-            trainer.backbone, pretrained=trainer.pretrained, **arguments
-        )
+        model: nn.Module = timm.create_model(trainer.backbone, **arguments)
     except (TypeError, AssertionError) as error:
         raise ValueError(
             f"trainer.backbone: {trainer.backbone} cannot be made with {arguments} ({error}); "

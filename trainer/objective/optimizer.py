@@ -1,6 +1,6 @@
 """The student's optimiser: AdamW with weight decay where it belongs, and Muon if asked for."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -50,6 +50,25 @@ class StudentOptimizer:
     def state_dict(self) -> dict[str, Any]:
         """Each part's state under its name."""
         return {name: part.state_dict() for name, part in self._parts.items()}
+
+    def without_moments(
+        self, state: dict[str, Any], parameters: Collection[nn.Parameter]
+    ) -> dict[str, Any]:
+        """A saved state that has forgotten moments and step counts of some parameters.
+
+        Loaded, they start as those of new parameters do.
+        """
+        forgotten = {id(parameter) for parameter in parameters}
+        kept = {}
+        for name, part in self._parts.items():
+            every = [p for group in part.param_groups for p in group["params"]]
+            moments = {
+                index: values
+                for index, values in state[name]["state"].items()
+                if id(every[index]) not in forgotten
+            }
+            kept[name] = {**state[name], "state": moments}
+        return kept
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the state of an optimiser with the same parts, its moments whole."""

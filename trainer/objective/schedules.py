@@ -1,7 +1,8 @@
 """What changes over a run, as pure functions of the step.
 
 Steps count from 0 to `total` - 1; the last step has the end value or, for a cosine, is one step
-away from it.
+away from it. A run with a high-resolution phase has two parts, each with all schedules from start
+to end: those of the phase are the run's, compressed to its length, at a lower learning rate.
 """
 
 import math
@@ -22,19 +23,25 @@ class StepSettings:
 
 def step_settings(trainer: TrainerConfig, step: int) -> StepSettings:
     """All scheduled values of `step`."""
-    optimizer = trainer.optimizer
+    optimizer, first_part = trainer.optimizer, trainer.first_part_steps
+    total, ratio, shrink = first_part, 1.0, 1.0
+    if trainer.in_high_resolution(step):
+        step, total = step - first_part, trainer.high_resolution.steps
+        ratio, shrink = trainer.high_resolution.peak_lr_ratio, total / first_part
     return StepSettings(
         lr=learning_rate(
             step,
-            peak=peak_lr(optimizer, trainer.batch_groups),
+            peak=ratio * peak_lr(optimizer, trainer.batch_groups),
             final=optimizer.final_lr,
-            warmup=optimizer.warmup_steps,
-            total=trainer.steps,
+            warmup=round(shrink * optimizer.warmup_steps),
+            total=total,
         ),
-        weight_decay=cosine(step, *optimizer.weight_decay, total=trainer.steps),
-        ema=cosine(step, *optimizer.ema, total=trainer.steps),
+        weight_decay=cosine(step, *optimizer.weight_decay, total=total),
+        ema=cosine(step, *optimizer.ema, total=total),
         teacher_temperature=linear(
-            step, *trainer.mim.teacher_temperature, total=trainer.mim.teacher_warmup_steps
+            step,
+            *trainer.mim.teacher_temperature,
+            total=round(shrink * trainer.mim.teacher_warmup_steps),
         ),
     )
 
