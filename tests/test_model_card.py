@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from evaluation.export.export import Export, export
 from evaluation.export.model_card import NO_LICENCE, CardFacts, model_card
 from evaluation.export.models_used import UNKNOWN, models_used
-from evaluation.export.recipe import recipe_rows, seen_until
+from evaluation.export.recipe import recipe_rows, seen_rows, seen_until
 from evaluation.export.results_table import read_results, short_name
 from evaluation.sources.checkpoint import find_checkpoint, read_checkpoint
 from online_synclr.config import Config, load_config
@@ -73,6 +73,19 @@ def test_figures_are_the_checkpoints_own(tmp_path: Path) -> None:
     assert "None was given" in text
     assert "No licence was chosen" in text
     assert "No photograph" in text
+
+
+def test_a_later_phase_hands_on_what_the_run_counted(tmp_path: Path) -> None:
+    saved_run(tmp_path / "run")
+    checkpoint = read_checkpoint(find_checkpoint(tmp_path / "run"))
+    state = {key: value for key, value in checkpoint.state.items() if key != "ranks"}
+    later = replace(checkpoint, state={**state, "supervised": {}})
+    rows = dict(seen_rows(later, seen_until(later), None))
+    assert rows["steps"] == f"{STEP} of the supervised phase, after the run's"
+    assert rows["images"] == "0 rendered"
+    assert "groups" not in rows
+    nothing = replace(checkpoint, state={})
+    assert seen_rows(nothing, seen_until(nothing), None) == [("steps", str(STEP))]
 
 
 def test_a_summary_is_read_if_it_is_of_this_checkpoint(tmp_path: Path) -> None:
