@@ -15,6 +15,8 @@ from evaluation.export.model_card import NO_LICENCE, CardFacts, model_card
 from evaluation.export.models_used import UNKNOWN, models_used
 from evaluation.export.recipe import recipe_rows, seen_rows, seen_until
 from evaluation.export.results_table import read_results, short_name
+from evaluation.load import load_backbone
+from evaluation.results import Result
 from evaluation.sources.checkpoint import find_checkpoint, read_checkpoint
 from online_synclr.config import Config, load_config
 from online_synclr.monitor.summary import Summary
@@ -107,16 +109,24 @@ def test_results_become_a_table_and_metadata(tmp_path: Path) -> None:
     run = tmp_path / "my_run"
     saved_run(run)
     common = {"task": "knn", "data": "check_set", "details": {}}
+    teacher = {"identity": load_backbone(str(run)).identity}
+    student = {"identity": load_backbone(f"{run}:student").identity}
     file = write_results(
         tmp_path / "results.json",
-        {"backbone": str(run), "metrics": {"accuracy_k10": 0.8125, "accuracy_k20": 0.75}, **common},
-        {"backbone": f"{run}:student", "metrics": {"accuracy_k10": 0.5}, **common},
+        {
+            "backbone": str(run),
+            "metrics": {"accuracy_k10": 0.8125, "accuracy_k20": 0.75},
+            **common,
+            **teacher,
+        },
+        {"backbone": f"{run}:student", "metrics": {"accuracy_k10": 0.5}, **common, **student},
         {"backbone": f"random:{run}", "metrics": {"accuracy_k10": 0.25}, **common},
         {
             "backbone": f"{run}:teacher",
             "task": "segmentation",
             "data": "/data/of/mine/ade20k",
             "metrics": {"miou": 0.1},
+            **teacher,
         },
     )
     text = card_of(tmp_path, results=[file], licence="apache-2.0")
@@ -145,7 +155,9 @@ def test_results_become_a_table_and_metadata(tmp_path: Path) -> None:
 
 
 def test_results_of_others_are_no_metadata(tmp_path: Path) -> None:
-    one = {"backbone": "resnet50", "task": "knn", "data": "d", "metrics": {"a": 1.0}}
+    """Nor of an earlier checkpoint of the same name."""
+    one = {"backbone": f"{tmp_path}/my_run", "task": "knn", "data": "d", "metrics": {"a": 1.0}}
+    one["identity"] = "0123"
     text = card_of(tmp_path, results=[write_results(tmp_path / "r.json", one)])
     assert "No row is of this very model" in text
     assert "model-index" not in yaml.safe_load(text.split("---")[1])
@@ -168,8 +180,9 @@ def test_written_results_are_read(tmp_path: Path) -> None:
             )
         ]
     )
-    assert read.details == {"k": [1, {"x": None}]}
-    assert msgspec.convert(asdict(read), type(read)) == read
+    assert read.identity is None
+    assert read.result.details == {"k": [1, {"x": None}]}
+    assert msgspec.convert(asdict(read.result), Result) == read.result
 
 
 @pytest.mark.parametrize(
@@ -228,8 +241,8 @@ def test_stand_ins_and_foreign_weights_are_said(tmp_path: Path) -> None:
         checkpoint=replace(checkpoint, config=Config.model_validate(settings)),
         network="teacher",
         vit=checkpoint.vit("teacher"),
+        identity="",
         results=[],
-        own=[],
         licence=NO_LICENCE,
         onnx=False,
     )

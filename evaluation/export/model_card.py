@@ -20,8 +20,7 @@ from evaluation.export.recipe import (
     seen_until,
     summary_of,
 )
-from evaluation.export.results_table import markdown_table, metadata, short_name
-from evaluation.results import Result
+from evaluation.export.results_table import Given, markdown_table, metadata, short_name
 from evaluation.sources.checkpoint import Checkpoint, Network
 from evaluation.sources.plain_vit import PlainViT
 from online_synclr import __version__
@@ -45,7 +44,7 @@ _CITATION = """\
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CardFacts:
-    """title: the model's name. own: those of `results` that are of this very backbone.
+    """title: the model's name. identity: of the exported backbone, as `results` know it.
 
     licence: a hub licence id that whoever exports chose, or `NO_LICENCE`. onnx: whether there is an
     ONNX file.
@@ -55,10 +54,15 @@ class CardFacts:
     checkpoint: Checkpoint
     network: Network
     vit: PlainViT
-    results: Sequence[Result]
-    own: Sequence[Result]
+    identity: str
+    results: Sequence[Given]
     licence: str
     onnx: bool
+
+    @property
+    def own(self) -> list[Given]:
+        """Those of `results` that are of this very backbone."""
+        return [given for given in self.results if given.identity == self.identity]
 
 
 def model_card(facts: CardFacts) -> str:
@@ -174,7 +178,7 @@ def _evaluation(facts: CardFacts) -> str:
     parts = [_measured_by_the_run(facts)]
     if facts.results:
         parts += [
-            markdown_table(facts.results, facts.own),
+            markdown_table(facts.results, facts.identity),
             "Rows of this very model are bold."
             if facts.own
             else "No row is of this very model: they are for comparison.",
