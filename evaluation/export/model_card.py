@@ -113,6 +113,8 @@ def _opening(facts: CardFacts) -> str:
         f"wrote and drew while it trained, by Online SynCLR {__version__}. This is the "
         f"{facts.network} after {facts.checkpoint.step:,} steps. It has no classifier.",
     ]
+    if "supervised" in facts.checkpoint.state:
+        lines.append("It was then trained on labelled images; those steps are its last.")
     synthetic = facts.checkpoint.config.synthetic_parts
     if synthetic:
         lines.append(

@@ -73,7 +73,15 @@ def write_onnx(vit: PlainViT, folder: Path) -> float:
         raise EvaluationError(
             f"torch cannot export this backbone to ONNX ({first}); leave --format=onnx out."
         ) from None
-    return _check(vit, file)
+    try:
+        return _check(vit, file)
+    except EvaluationError:
+        raise
+    except Exception as error:  # the runtime's own, which have no common name
+        first = str(error).strip().splitlines()[0]
+        raise EvaluationError(
+            f"ONNX Runtime cannot run what torch exported ({first}); leave --format=onnx out."
+        ) from None
 
 
 def _check(vit: PlainViT, file: Path) -> float:

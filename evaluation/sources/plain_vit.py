@@ -54,7 +54,7 @@ def plain_vit(trainer: TrainerConfig, weights: Mapping[str, torch.Tensor]) -> Pl
         model = timm.create_model(architecture, num_classes=0, **arguments)
         arguments["img_size"] = _take_size_of(weights, model)
         model.load_state_dict(weights)
-    except (RuntimeError, TypeError, AssertionError, AttributeError) as error:
+    except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:
         raise EvaluationError(
             f"these weights do not fit trainer.backbone={trainer.backbone} with "
             f"{trainer.backbone_args} ({_first_line(error)}); read them with the version that "
