@@ -24,16 +24,8 @@ from tests.saved_run import STEP, saved_run
 from trainer.objective.augment_apply import IMAGENET_MEAN, IMAGENET_STD
 from trainer.objective.model import SynCLRModel
 
-BLOCKS = {
-    "patch_size": 4,
-    "embed_dim": 16,
-    "depth": 2,
-    "num_heads": 2,
-    "init_values": 0.1,
-    "reg_tokens": 3,
-    "no_embed_class": True,
-    "weight_init": "jax",
-}
+SMALL = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "weight_init": "jax"}
+BLOCKS = {"mlp": "swiglu", "layer_scale": 0.1, "registers": 3}
 SIDES = (16, 8, 24)
 
 OUTSIDE = """
@@ -83,7 +75,7 @@ def images(side: int) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SynCLRModel]:
     folder = tmp_path_factory.mktemp("export") / "run"
-    _, model = saved_run(folder, backbone_args=BLOCKS)
+    _, model = saved_run(folder, backbone_args=SMALL, blocks=BLOCKS)
     export(Export(source=folder, out=folder.parent / "out"))
     return folder, model
 
@@ -234,6 +226,7 @@ def test_other_features_than_the_trained_ones_are_never_exported(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.slow
 def test_onnx_runtime_computes_the_same_for_any_batch(
     tmp_path: Path, run: tuple[Path, SynCLRModel]
 ) -> None:

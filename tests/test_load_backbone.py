@@ -13,19 +13,17 @@ from torch import nn
 
 from evaluation.errors import EvaluationError
 from evaluation.load import load_backbone
-from evaluation.sources import plain_vit as plain_vit_module
 from evaluation.sources.frozen import freeze
 from evaluation.sources.plain_vit import plain_vit
 from evaluation.sources.runs import frozen_vit
-from evaluation.sources.swiglu import ARCHITECTURE
 from tests.rank_pool import RankPool
 from tests.saved_run import STEP, saved_run
 from tests.test_checkpoint import save_from_two
 from tests.tiny_objective import tiny_trainer
 from trainer import checkpoint_files
-from trainer.objective import backbone
 from trainer.objective.augment_apply import IMAGENET_MEAN, IMAGENET_STD
 from trainer.objective.backbone import build_backbone
+from trainer.objective.blocks import WITH_SWIGLU
 
 TINY = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
 VARIANTS: list[dict[str, Any]] = [
@@ -139,32 +137,22 @@ def test_identity_tells_weights_architecture_and_input_apart(tmp_path: Path) -> 
     assert len({loaded.identity, *identities}) == 5
 
 
-@pytest.mark.parametrize("layer", ["SwiGLU", "SwiGLUPacked"])
-@pytest.mark.parametrize("more", [{}, {"init_values": 0.1, "reg_tokens": 2}], ids=str)
+@pytest.mark.parametrize("more", [{}, {"layer_scale": 0.1, "registers": 2}], ids=str)
 def test_swiglu_blocks_become_a_model_that_timm_knows_by_name(
-    monkeypatch: pytest.MonkeyPatch, layer: str, more: dict[str, Any]
+    tmp_path: Path, more: dict[str, Any]
 ) -> None:
-    """YAML cannot name a layer's class: whoever makes arguments of settings puts it there."""
-    classes = {"mlp_layer": getattr(timm.layers, layer), "act_layer": nn.SiLU}
-    plain = backbone.timm_arguments
-
-    def with_classes(trainer: Any) -> dict[str, Any]:
-        return {**plain(trainer), **classes, **more, "mlp_ratio": 16 / 7}
-
-    monkeypatch.setattr(backbone, "timm_arguments", with_classes)
-    monkeypatch.setattr(plain_vit_module, "timm_arguments", with_classes)
-    own = build_backbone(tiny_trainer(), drop_path=0.0, mask_token=False).eval()
-    with torch.no_grad():
-        for parameter in own.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    found = plain_vit(tiny_trainer(), own.vit.state_dict())
-    assert found.architecture == ARCHITECTURE
+    """In files, where no class can stand."""
+    config, model = saved_run(tmp_path, blocks={"mlp": "swiglu", **more})
+    found = plain_vit(config.trainer, model.teacher.backbone.vit.state_dict())
+    assert found.architecture == WITH_SWIGLU
     arguments = json.loads(json.dumps(found.arguments))
-    again = timm.create_model(ARCHITECTURE, num_classes=0, **arguments)
+    again = timm.create_model(WITH_SWIGLU, num_classes=0, **arguments)
     again.load_state_dict(found.model.state_dict())
+    loaded = load_backbone(str(tmp_path))
     for side in (16, 8):
-        expected = own(images(side))
+        expected = model.teacher.backbone(images(side))
         torch.testing.assert_close(again.eval()(images(side)), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(loaded.features(images(side)), expected, rtol=0, atol=1e-5)
 
 
 def write_hub_folder(folder: Path, model: nn.Module, **settings: Any) -> None:
@@ -229,6 +217,11 @@ def test_weights_out_of_reach_are_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", unreachable)
     with pytest.raises(EvaluationError, match=r"cannot reach the hub.*need a connection"):
         load_backbone("vit_tiny_patch16_224")
+    with (
+        pytest.raises(EvaluationError, match=r"cannot reach the hub"),
+        pytest.warns(UserWarning, match="deprecated"),
+    ):
+        load_backbone("vit_tiny_patch16_224_in21k")  # an old name of timm's
     with pytest.raises(EvaluationError, match=r"no weights .*random:vit_base_patch32_plus_256"):
         load_backbone("vit_base_patch32_plus_256")
     with pytest.raises(EvaluationError, match=r"no weights.*timm has vit_tiny_patch16_224\.augreg"):

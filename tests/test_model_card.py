@@ -13,8 +13,10 @@ from huggingface_hub import ModelCard
 from evaluation.export.export import Export, export
 from evaluation.export.model_card import NO_LICENCE, CardFacts, model_card
 from evaluation.export.models_used import UNKNOWN, models_used
-from evaluation.export.recipe import recipe_rows, seen_until
+from evaluation.export.recipe import recipe_rows, seen_rows, seen_until
 from evaluation.export.results_table import read_results, short_name
+from evaluation.load import load_backbone
+from evaluation.results import Result
 from evaluation.sources.checkpoint import find_checkpoint, read_checkpoint
 from online_synclr.config import Config, load_config
 from online_synclr.monitor.summary import Summary
@@ -40,6 +42,8 @@ SUMMARY = Summary(
     generator_wait_fraction=0.0,
     time_to_first_step_s=1.0,
     wall_s=5400.0,
+    knn_before=0.125,
+    knn_after=0.5,
     generator_models={"g0": "vllm:0123 diffusers:4567", "g1": "ledger:/secret/run x"},
 )
 
@@ -73,6 +77,19 @@ def test_figures_are_the_checkpoints_own(tmp_path: Path) -> None:
     assert "No photograph" in text
 
 
+def test_a_later_phase_hands_on_what_the_run_counted(tmp_path: Path) -> None:
+    saved_run(tmp_path / "run")
+    checkpoint = read_checkpoint(find_checkpoint(tmp_path / "run"))
+    state = {key: value for key, value in checkpoint.state.items() if key != "ranks"}
+    later = replace(checkpoint, state={**state, "supervised": {}})
+    rows = dict(seen_rows(later, seen_until(later), None))
+    assert rows["steps"] == f"{STEP} of the supervised phase, after the run's"
+    assert rows["images"] == "0 rendered"
+    assert "groups" not in rows
+    nothing = replace(checkpoint, state={})
+    assert seen_rows(nothing, seen_until(nothing), None) == [("steps", str(STEP))]
+
+
 def test_a_summary_is_read_if_it_is_of_this_checkpoint(tmp_path: Path) -> None:
     saved_run(tmp_path / "my_run")
     file = tmp_path / "my_run" / "summary.json"
@@ -81,6 +98,7 @@ def test_a_summary_is_read_if_it_is_of_this_checkpoint(tmp_path: Path) -> None:
     assert "| time | 1.50 hours, 1 starts |" in text
     assert "`vllm:0123 diffusers:4567`" in text
     assert "secret" not in text
+    assert "on check_set: 0.125 before training, 0.500 after it (the teacher)" in text
     replace(SUMMARY, steps=STEP + 1).write(file)
     assert "hours" not in card_of(tmp_path)
     file.write_text("{}")
@@ -91,16 +109,24 @@ def test_results_become_a_table_and_metadata(tmp_path: Path) -> None:
     run = tmp_path / "my_run"
     saved_run(run)
     common = {"task": "knn", "data": "check_set", "details": {}}
+    teacher = {"identity": load_backbone(str(run)).identity}
+    student = {"identity": load_backbone(f"{run}:student").identity}
     file = write_results(
         tmp_path / "results.json",
-        {"backbone": str(run), "metrics": {"accuracy_k10": 0.8125, "accuracy_k20": 0.75}, **common},
-        {"backbone": f"{run}:student", "metrics": {"accuracy_k10": 0.5}, **common},
+        {
+            "backbone": str(run),
+            "metrics": {"accuracy_k10": 0.8125, "accuracy_k20": 0.75},
+            **common,
+            **teacher,
+        },
+        {"backbone": f"{run}:student", "metrics": {"accuracy_k10": 0.5}, **common, **student},
         {"backbone": f"random:{run}", "metrics": {"accuracy_k10": 0.25}, **common},
         {
             "backbone": f"{run}:teacher",
             "task": "segmentation",
             "data": "/data/of/mine/ade20k",
             "metrics": {"miou": 0.1},
+            **teacher,
         },
     )
     text = card_of(tmp_path, results=[file], licence="apache-2.0")
@@ -129,7 +155,9 @@ def test_results_become_a_table_and_metadata(tmp_path: Path) -> None:
 
 
 def test_results_of_others_are_no_metadata(tmp_path: Path) -> None:
-    one = {"backbone": "resnet50", "task": "knn", "data": "d", "metrics": {"a": 1.0}}
+    """Nor of an earlier checkpoint of the same name."""
+    one = {"backbone": f"{tmp_path}/my_run", "task": "knn", "data": "d", "metrics": {"a": 1.0}}
+    one["identity"] = "0123"
     text = card_of(tmp_path, results=[write_results(tmp_path / "r.json", one)])
     assert "No row is of this very model" in text
     assert "model-index" not in yaml.safe_load(text.split("---")[1])
@@ -152,8 +180,9 @@ def test_written_results_are_read(tmp_path: Path) -> None:
             )
         ]
     )
-    assert read.details == {"k": [1, {"x": None}]}
-    assert msgspec.convert(asdict(read), type(read)) == read
+    assert read.identity is None
+    assert read.result.details == {"k": [1, {"x": None}]}
+    assert msgspec.convert(asdict(read.result), Result) == read.result
 
 
 @pytest.mark.parametrize(
@@ -206,17 +235,19 @@ def test_stand_ins_and_foreign_weights_are_said(tmp_path: Path) -> None:
     settings = checkpoint.config.model_dump(mode="json")
     settings["images"]["backend"] = "synthetic"
     settings["trainer"]["pretrained"] = True
+    settings["trainer"]["blocks"]["registers"] = 2
     facts = CardFacts(
         title="x",
         checkpoint=replace(checkpoint, config=Config.model_validate(settings)),
         network="teacher",
         vit=checkpoint.vit("teacher"),
+        identity="",
         results=[],
-        own=[],
         licence=NO_LICENCE,
         onnx=False,
     )
     text = model_card(facts)
     assert "stand-ins for tests (images.backend=synthetic)" in text
-    assert "| starts from | timm's weights of vit_tiny_patch16_224 |" in text
+    assert "| starts from | vit_tiny_patch16_224 |" in text
+    assert "| beyond the paper | blocks, registers 2 |" in text
     assert "No photograph" not in text

@@ -11,8 +11,6 @@ from evaluation.export.onnx_file import check_onnx_installed, write_onnx
 from evaluation.export.results_table import read_results
 from evaluation.export.round_trip import check_round_trip
 from evaluation.export.timm_files import write_timm
-from evaluation.load import split_network
-from evaluation.results import Result
 from evaluation.sources.checkpoint import (
     Checkpoint,
     Network,
@@ -21,6 +19,7 @@ from evaluation.sources.checkpoint import (
     is_run,
     read_checkpoint,
 )
+from evaluation.sources.runs import frozen_vit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,19 +61,19 @@ def export(asked: Export, say: Callable[[str], None] = lambda text: None) -> Che
         checkpoint=checkpoint,
         network=asked.network,
         vit=vit,
+        identity=frozen_vit(vit, name="", origin="").identity,
         results=results,
-        own=[one for one in results if _is_of(one, checkpoint, asked.network)],
         licence=asked.licence,
         onnx=asked.onnx,
     )
     try:
         with written_whole(asked.out, force=asked.force) as folder:
             write_timm(vit, folder)
-            check_round_trip(folder, checkpoint, asked.network, vit.image_px)
-            say("timm loads it, and its features are the trained network's")
+            apart = check_round_trip(folder, checkpoint, asked.network, vit.image_px)
+            say(f"timm loads it; features as trained, to {apart:.0e} in float64")
             if asked.onnx:
-                write_onnx(vit, folder)
-                say("ONNX Runtime's features are torch's")
+                apart = write_onnx(vit, folder)
+                say(f"ONNX Runtime runs it; features as torch's, to {apart:.0e} in float32")
             (folder / CARD_NAME).write_text(model_card(facts), encoding="utf-8")
     except OSError as error:
         raise EvaluationError(f"--out={asked.out} cannot be written ({error}).") from None
@@ -84,14 +83,3 @@ def export(asked: Export, say: Callable[[str], None] = lambda text: None) -> Che
 def _title(asked: Export, checkpoint: Checkpoint) -> str:
     folder = checkpoint.run if is_checkpoint(asked.source) else asked.source
     return f"{folder.resolve().name}-{asked.network}"
-
-
-def _is_of(result: Result, checkpoint: Checkpoint, network: Network) -> bool:
-    """Whether a result is of this very backbone, by the name that `evaluate` was given."""
-    folder, said = split_network(result.backbone)
-    if (said or "teacher") != network or not (is_run(folder) or is_checkpoint(folder)):
-        return False
-    try:
-        return find_checkpoint(folder).resolve() == checkpoint.folder.resolve()
-    except EvaluationError:
-        return False

@@ -20,8 +20,7 @@ from evaluation.export.recipe import (
     seen_until,
     summary_of,
 )
-from evaluation.export.results_table import markdown_table, metadata
-from evaluation.results import Result
+from evaluation.export.results_table import Given, markdown_table, metadata, short_name
 from evaluation.sources.checkpoint import Checkpoint, Network
 from evaluation.sources.plain_vit import PlainViT
 from online_synclr import __version__
@@ -45,7 +44,7 @@ _CITATION = """\
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CardFacts:
-    """title: the model's name. own: those of `results` that are of this very backbone.
+    """title: the model's name. identity: of the exported backbone, as `results` know it.
 
     licence: a hub licence id that whoever exports chose, or `NO_LICENCE`. onnx: whether there is an
     ONNX file.
@@ -55,10 +54,15 @@ class CardFacts:
     checkpoint: Checkpoint
     network: Network
     vit: PlainViT
-    results: Sequence[Result]
-    own: Sequence[Result]
+    identity: str
+    results: Sequence[Given]
     licence: str
     onnx: bool
+
+    @property
+    def own(self) -> list[Given]:
+        """Those of `results` that are of this very backbone."""
+        return [given for given in self.results if given.identity == self.identity]
 
 
 def model_card(facts: CardFacts) -> str:
@@ -109,6 +113,8 @@ def _opening(facts: CardFacts) -> str:
         f"wrote and drew while it trained, by Online SynCLR {__version__}. This is the "
         f"{facts.network} after {facts.checkpoint.step:,} steps. It has no classifier.",
     ]
+    if "supervised" in facts.checkpoint.state:
+        lines.append("It was then trained on labelled images; those steps are its last.")
     synthetic = facts.checkpoint.config.synthetic_parts
     if synthetic:
         lines.append(
@@ -171,17 +177,32 @@ def _versions() -> str:
 
 
 def _evaluation(facts: CardFacts) -> str:
-    if not facts.results:
-        return (
+    parts = [_measured_by_the_run(facts)]
+    if facts.results:
+        parts += [
+            markdown_table(facts.results, facts.identity),
+            "Rows of this very model are bold."
+            if facts.own
+            else "No row is of this very model: they are for comparison.",
+        ]
+    elif not parts[0]:
+        parts.append(
             "None was given. `python -m online_synclr evaluate` measures it, and `export "
             "--results` puts its figures here."
         )
-    note = (
-        "Rows of this very model are bold."
-        if facts.own
-        else ("No row is of this very model: they are for comparison.")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _measured_by_the_run(facts: CardFacts) -> str:
+    """The run's own kNN, which is its teacher's; empty where there is none."""
+    summary, monitor = summary_of(facts.checkpoint), facts.checkpoint.config.monitor
+    if summary is None or summary.knn_before is None or summary.knn_after is None:
+        return ""
+    return (
+        f"By the run itself: {monitor.knn_neighbours} nearest neighbours, leave-one-out, on "
+        f"{short_name(monitor.knn_folder)}: {summary.knn_before:.3f} before training, "
+        f"{summary.knn_after:.3f} after it (the teacher)."
     )
-    return f"{markdown_table(facts.results, facts.own)}\n\n{note}"
 
 
 def _models(facts: CardFacts, models: Sequence[ModelUsed]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from evaluation.export.results_table import short_name
 from evaluation.sources.checkpoint import Checkpoint
 from online_synclr.config import Config
 from online_synclr.config.schema import TrainerConfig
@@ -19,17 +20,22 @@ from trainer.totals import Totals
 
 Rows = list[tuple[str, str]]
 
+_WITH_ROWS = frozenset({"crops", "augment", "contrastive", "mim", "optimizer", "checkpoint"})
+_SHAPING = frozenset({"blocks", "high_resolution"})
+"""Sections that bring in nothing to learn from."""
+
 
 @dataclass(frozen=True)
 class Seen:
     """Until the checkpoint: groups trained on and their uses, different captions, images rendered.
 
+    groups, group_uses: None in a checkpoint of a later phase, which hands on the other counts.
     ledger_groups: how many of the groups the run's ledger has; with it each can be rendered again.
     captions are an estimate beyond `MAX_HASHES`.
     """
 
-    groups: int
-    group_uses: int
+    groups: int | None
+    group_uses: int | None
     captions: int
     images_rendered: int
     ledger_groups: int
@@ -38,17 +44,19 @@ class Seen:
 def seen_until(checkpoint: Checkpoint) -> Seen | None:
     """From the checkpoint's own counts; None where it has none."""
     ranks, totals = checkpoint.state.get("ranks"), checkpoint.state.get("totals")
-    if not ranks or totals is None:
+    if totals is None:
         return None
     try:
-        intakes = [msgspec.msgpack.decode(as_bytes(rank), type=RankState).intake for rank in ranks]
         counted = Totals.decode(as_bytes(totals))
         captions = DistinctCounter.from_bytes(counted.captions).count()
+        intakes = [
+            msgspec.msgpack.decode(as_bytes(rank), type=RankState).intake for rank in ranks or ()
+        ]
     except (msgspec.MsgspecError, ValueError):
         return None
     return Seen(
-        groups=sum(intake["trained"] for intake in intakes),
-        group_uses=sum(intake["group_uses"] for intake in intakes),
+        groups=sum(intake["trained"] for intake in intakes) if intakes else None,
+        group_uses=sum(intake["group_uses"] for intake in intakes) if intakes else None,
         captions=captions,
         images_rendered=counted.images_rendered,
         ledger_groups=counted.ledger_groups - counted.ledger_lost,
@@ -67,18 +75,20 @@ def summary_of(checkpoint: Checkpoint) -> Summary | None:
 def seen_rows(checkpoint: Checkpoint, seen: Seen | None, summary: Summary | None) -> Rows:
     """What it saw, most telling first."""
     config = checkpoint.config
-    rows: Rows = [("steps", _count(checkpoint.step))]
+    phase = " of the supervised phase, after the run's" if "supervised" in checkpoint.state else ""
+    rows: Rows = [("steps", _count(checkpoint.step) + phase)]
     if seen is not None:
         about = "about " if seen.captions > MAX_HASHES else ""
-        used = seen.group_uses * config.images_per_group
-        rows += [
-            ("captions", f"{about}{_count(seen.captions)}, each a class of its own"),
-            ("groups", f"{_count(seen.groups)} of {config.images.per_caption} images"),
-            (
-                "images",
-                f"{_count(seen.groups * config.images.per_caption)}; with reuse {_count(used)}",
-            ),
-        ]
+        rows.append(("captions", f"{about}{_count(seen.captions)}, each a class of its own"))
+        if seen.groups is None or seen.group_uses is None:
+            rows.append(("images", f"{_count(seen.images_rendered)} rendered"))
+        else:
+            per_caption = config.images.per_caption
+            used = seen.group_uses * config.images_per_group
+            rows += [
+                ("groups", f"{_count(seen.groups)} of {per_caption} images"),
+                ("images", f"{_count(seen.groups * per_caption)}; with reuse {_count(used)}"),
+            ]
         if seen.ledger_groups:
             recorded = f"{_count(seen.ledger_groups)} groups"
             rows.append(("ledger", f"{recorded}, which can be rendered again"))
@@ -116,15 +126,12 @@ def recipe_rows(config: Config) -> Rows:
 
 def has_outside_sources(trainer: TrainerConfig) -> bool:
     """Whether it may have learned from more than its own captions and images."""
-    return bool(_start(trainer) or _changed_sections(trainer))
+    return bool(_start(trainer) or _changed_sections(trainer, besides=_SHAPING))
 
 
 def _start(trainer: TrainerConfig) -> str:
     """Weights of others that the training began with; empty: random ones."""
-    if trainer.pretrained:
-        return f"timm's weights of {trainer.backbone}"
-    named = str(getattr(trainer, "init_from", ""))
-    return Path(named).name if _is_place(named) else named
+    return short_name(trainer.initial_weights)
 
 
 def _images(config: Config) -> str:
@@ -161,9 +168,9 @@ def _optimiser(trainer: TrainerConfig) -> str:
     )
 
 
-def _changed_sections(trainer: TrainerConfig) -> str:
-    """Sections of settings that this module does not know by name, where they are not default."""
-    known = {"crops", "augment", "contrastive", "mim", "optimizer", "checkpoint", "backbone_args"}
+def _changed_sections(trainer: TrainerConfig, besides: frozenset[str] = frozenset()) -> str:
+    """Sections of settings that have no row of their own, where they are not default."""
+    known = _WITH_ROWS | besides
     changed = []
     for name in type(trainer).model_fields:
         value = getattr(trainer, name)

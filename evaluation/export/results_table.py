@@ -1,11 +1,13 @@
 """Results of `evaluate` as a model card shows them: one row a backbone, task and data set.
 
 Their files are lists of objects with `backbone`, `task`, `data`, `metrics` and `details`
-(`evaluation.results.Result`).
+(`evaluation.results.Result`), and with the `identity` of the backbone beside: names mean another
+checkpoint as soon as a run goes on.
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,15 @@ _SEGMENTATION = "image-segmentation"
 _HUBS = frozenset({"hf-hub", "hf"})
 
 
-def read_results(files: Sequence[Path]) -> list[Result]:
+@dataclass(frozen=True)
+class Given:
+    """A result, and the identity of the backbone that it is of; none: its file does not say."""
+
+    result: Result
+    identity: str | None = None
+
+
+def read_results(files: Sequence[Path]) -> list[Given]:
     """All results of some files, in their order.
 
     Raises:
@@ -29,18 +39,19 @@ def read_results(files: Sequence[Path]) -> list[Result]:
     return [result for file in files for result in _read(file)]
 
 
-def markdown_table(results: Sequence[Result], own: Sequence[Result]) -> str:
-    """Rows as they came; those of the exported backbone in bold, metrics with three digits."""
+def markdown_table(results: Sequence[Given], identity: str) -> str:
+    """Rows as they came; those of the backbone of that identity in bold."""
     rows = ["| backbone | task | data | metrics |", "| --- | --- | --- | --- |"]
-    for result in results:
-        name = _cell(result.backbone)
+    for given in results:
+        result, name = given.result, _cell(given.result.backbone)
         metrics = ", ".join(f"{key} {_number(value)}" for key, value in result.metrics.items())
-        cells = (f"**{name}**" if result in own else name, result.task, _cell(result.data), metrics)
+        shown = f"**{name}**" if given.identity == identity else name
+        cells = (shown, result.task, _cell(result.data), metrics)
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
-def metadata(results: Sequence[Result]) -> list[EvalResult]:
+def metadata(results: Sequence[Given]) -> list[EvalResult]:
     """The same as entries of the card's `model-index`, for the hub's own tables."""
     return [
         EvalResult(
@@ -52,7 +63,7 @@ def metadata(results: Sequence[Result]) -> list[EvalResult]:
             metric_name=metric,
             metric_value=round(float(value), 6),
         )
-        for result in results
+        for result in (given.result for given in results)
         for metric, value in result.metrics.items()
     ]
 
@@ -66,10 +77,10 @@ def short_name(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2]
 
 
-def _read(file: Path) -> list[Result]:
+def _read(file: Path) -> list[Given]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return [_result(one) for one in msgspec.convert(content, list[dict[str, Any]])]
+        return [_given(one) for one in msgspec.convert(content, list[dict[str, Any]])]
     except OSError as error:
         raise EvaluationError(f"--results={file} cannot be read ({error.strerror}).") from None
     except (ValueError, msgspec.MsgspecError) as error:
@@ -79,9 +90,12 @@ def _read(file: Path) -> list[Result]:
         ) from None
 
 
-def _result(content: dict[str, Any]) -> Result:
-    # What evaluate adds beside (versions, command) is passed over.
-    return msgspec.convert(content, Result)
+def _given(content: dict[str, Any]) -> Given:
+    # What else stands beside (versions, command) is passed over.
+    return Given(
+        result=msgspec.convert(content, Result),
+        identity=msgspec.convert(content.get("identity"), str | None),
+    )
 
 
 def _number(value: float) -> str:

@@ -16,9 +16,9 @@ import torch
 from timm.models import VisionTransformer
 
 from evaluation.errors import EvaluationError
-from evaluation.sources.swiglu import Portable, portable_swiglu
 from online_synclr.config.schema import TrainerConfig
-from trainer.objective.backbone import build_backbone, timm_arguments
+from trainer.objective.backbone import build_backbone, input_arguments
+from trainer.objective.blocks import portable_model
 
 _TRAINING_ONLY = frozenset({"weight_init", "fix_init"})
 """Arguments that a model with weights has no use for; rates of dropout are others."""
@@ -41,8 +41,7 @@ def plain_vit(trainer: TrainerConfig, weights: Mapping[str, torch.Tensor]) -> Pl
     """The settings' ViT with these weights, in float32, on the CPU, in evaluation mode.
 
     Args:
-        trainer: `backbone`, `backbone_args` and `crops.global_px` are read, and whatever else
-            `trainer.objective.backbone` makes a ViT of.
+        trainer: what `trainer.objective.backbone` makes a ViT of.
         weights: by timm's names. Their positions decide the size of the input: a run may end at
             another one than it began with.
 
@@ -50,12 +49,12 @@ def plain_vit(trainer: TrainerConfig, weights: Mapping[str, torch.Tensor]) -> Pl
         EvaluationError: names or shapes are not the settings', or timm cannot make such a model
             from a name and arguments.
     """
-    described, arguments = _describe(trainer)
+    architecture, arguments = _describe(trainer)
     try:
-        model = timm.create_model(described.architecture, num_classes=0, **arguments)
+        model = timm.create_model(architecture, num_classes=0, **arguments)
         arguments["img_size"] = _take_size_of(weights, model)
-        model.load_state_dict(described.weights(weights))
-    except (RuntimeError, TypeError, AssertionError, AttributeError) as error:
+        model.load_state_dict(weights)
+    except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:
         raise EvaluationError(
             f"these weights do not fit trainer.backbone={trainer.backbone} with "
             f"{trainer.backbone_args} ({_first_line(error)}); read them with the version that "
@@ -68,7 +67,7 @@ def plain_vit(trainer: TrainerConfig, weights: Mapping[str, torch.Tensor]) -> Pl
         )
     return PlainViT(
         model=model.eval(),
-        architecture=described.architecture,
+        architecture=architecture,
         arguments=arguments,
         image_px=arguments["img_size"],
     )
@@ -76,33 +75,24 @@ def plain_vit(trainer: TrainerConfig, weights: Mapping[str, torch.Tensor]) -> Pl
 
 def random_vit(trainer: TrainerConfig, seed: int) -> PlainViT:
     """The settings' ViT with new weights."""
-    fresh = trainer.model_copy(update={"pretrained": False})
     torch.default_generator.manual_seed(seed)
-    vit = build_backbone(fresh, drop_path=0.0, mask_token=False).vit
-    return plain_vit(fresh, vit.state_dict())
+    vit = build_backbone(trainer, drop_path=0.0, mask_token=False).vit
+    return plain_vit(trainer, vit.state_dict())
 
 
-def _describe(trainer: TrainerConfig) -> tuple[Portable, dict[str, Any]]:
-    arguments = timm_arguments(trainer)
-    del arguments["num_classes"]  # configurations of timm and transformers have it elsewhere
-    if "mlp_layer" in arguments:
-        fresh = trainer.model_copy(update={"pretrained": False})
-        reference = build_backbone(fresh, drop_path=0.0, mask_token=False).vit
-        described = portable_swiglu(reference, arguments)
-    else:
-        described = Portable(trainer.backbone, arguments, dict)
-    kept = {
+def _describe(trainer: TrainerConfig) -> tuple[str, dict[str, Any]]:
+    """timm's name and arguments, all that JSON can hold, in the order of the settings."""
+    try:
+        architecture, made_of = portable_model(trainer)
+    except ValueError as error:
+        raise EvaluationError(f"{error}.") from None
+    arguments = {
         name: value
-        for name, value in described.arguments.items()
+        for name, value in {**made_of, **input_arguments(trainer)}.items()
         if value is not None and name not in _TRAINING_ONLY and not name.endswith("drop_rate")
     }
-    wrong = [name for name, value in kept.items() if not _is_json(value)]
-    if wrong:
-        raise EvaluationError(
-            f"trainer.backbone={trainer.backbone}: its {wrong[0]} cannot be written into a file; "
-            "such a backbone cannot be loaded without the project."
-        )
-    return described, kept
+    del arguments["num_classes"]  # configurations of timm and transformers have it elsewhere
+    return architecture, arguments
 
 
 def _take_size_of(weights: Mapping[str, torch.Tensor], model: Any) -> int:
@@ -116,12 +106,6 @@ def _take_size_of(weights: Mapping[str, torch.Tensor], model: Any) -> int:
         side_px = rows * int(model.patch_embed.patch_size[0])
         model.set_input_size(img_size=(side_px, side_px))
     return side_px
-
-
-def _is_json(value: object) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_json(part) for part in value)
-    return isinstance(value, bool | int | float | str)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,5 +1,7 @@
 """`python -m online_synclr export RUN --out DIR`: a run's backbone for timm, transformers, ONNX."""
 
+import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +9,8 @@ from typing import Final, Literal
 
 from online_synclr.commands.parser import Parser
 from online_synclr.config import ConfigError
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 _Network = Literal["teacher", "student"]
 _NETWORKS: Final[tuple[_Network, ...]] = ("teacher", "student")
@@ -18,7 +22,13 @@ def export(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: the run, an option or the place cannot be used; nothing is written.
     """
-    arguments = _parser().parse_args(argv)
+    try:
+        return _export(_parser().parse_args(argv))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _export(arguments: argparse.Namespace) -> int:
     if arguments.checkpoint is not None and arguments.checkpoint < 0:
         raise ConfigError(f"--checkpoint={arguments.checkpoint}: give a step, 0 or more.")
     source, network = _network(arguments.run, student=arguments.student)
