@@ -17,6 +17,8 @@ from trainer.collectives import broadcast_bytes
 
 SAVE_EVERY_S = 60.0
 FOLDER = "segmentation"
+VERSION = 1
+"""Part of every key; raised when the same recipe trains otherwise than before."""
 
 
 class KeptHeads:
