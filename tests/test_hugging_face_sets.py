@@ -130,6 +130,10 @@ def test_splits_without_labels_are_left_out(tmp_path: Path) -> None:
     assert list(load_data(saved(tmp_path / "set", **rows)).split_names) == ["train"]
     with pytest.raises(EvaluationError, match="some rows"):
         load_data(saved(tmp_path / "half", train=table([2, -1], NAMES)))
+    with pytest.raises(EvaluationError, match="some rows"):
+        load_data(saved(tmp_path / "null", train=table([2, None], NAMES)))
+    with pytest.raises(EvaluationError, match="holds no labels"):
+        load_data(saved(tmp_path / "none", test=table([-1, -1], NAMES)))
 
 
 def test_unknown_splits_are_refused(tmp_path: Path) -> None:

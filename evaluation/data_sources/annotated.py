@@ -79,10 +79,7 @@ def read_sun397(name: str, folder: Path, word: str) -> FileSplit:
 def read_caltech101(name: str, folder: Path, word: str) -> FileSplit:
     """Caltech-101 with its background class: 30 images of each for training."""
     base = folder / "caltech101" / "101_ObjectCategories"
-    by_class = {
-        label: [os.path.relpath(file, base) for file in files]
-        for label, files in images_by_class(base).items()
-    }
+    by_class = images_by_class(base)
     classes = list(by_class)
     listed = folder / f"{word}.txt"
     if listed.is_file():

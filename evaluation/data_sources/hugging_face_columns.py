@@ -15,7 +15,7 @@ from evaluation.splits import SplitName
 LABEL_NAMES = ("label", "labels")
 """Columns that are taken for the label where none is of type `ClassLabel`."""
 UNLABELLED = -1
-"""What the hub's test splits without labels have."""
+"""What a `ClassLabel` has in the hub's test splits without labels."""
 
 
 def find_columns(
@@ -51,19 +51,23 @@ def read_labels(
         split: table.with_format(None).select_columns([column])[:][column]
         for split, table in tables.items()
     }
+    known = _class_label(next(iter(tables.values())).features[column])
+    none = (None,) if known is None else (None, UNLABELLED)
     labelled = {
-        split: rows for split, rows in values.items() if any(row != UNLABELLED for row in rows)
+        split: rows for split, rows in values.items() if any(row not in none for row in rows)
     }
-    kind = next(iter(tables.values())).features[column]
-    known = _class_label(kind)
-    several = any(isinstance(rows[0], list) for rows in labelled.values())
-    distinct = sorted({one for rows in labelled.values() for row in rows for one in _each(row)})
-    if not labelled or (known is None and not all(type(v) is type(distinct[0]) for v in distinct)):
-        raise EvaluationError(f"--data hf:{path}: the column {column} holds no labels.")
-    if known is not None and UNLABELLED in distinct:
+    every = [one for rows in labelled.values() for row in rows for one in _each(row)]
+    if not every or isinstance(every[0], dict | list):
+        raise EvaluationError(
+            f"--data hf:{path}: the column {column} holds no labels; name another one: "
+            f"hf:{path}:IMAGE_COLUMN:LABEL_COLUMN."
+        )
+    if any(one in none for one in every):
         raise EvaluationError(
             f"--data hf:{path}: some rows of the column {column} have no label; filter them out."
         )
+    distinct = sorted(set(every))
+    several = any(isinstance(row, list) for rows in labelled.values() for row in rows[:1])
     class_names = known.names if known is not None else [str(value) for value in distinct]
     codes = {value: code for code, value in enumerate(distinct)}
     if known is not None:
