@@ -70,7 +70,7 @@ class LinearTask:
             EvaluationError: the data or an option cannot be used, or all heads diverged.
         """
         protocol = Protocol(
-            learning_rates=tuple(options.learning_rates),
+            learning_rates=tuple(sorted(options.learning_rates)),
             epochs=options.epochs,
             batch_images=options.train_batch,
         )
