@@ -234,6 +234,7 @@ def test_other_features_than_the_trained_ones_are_never_exported(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.slow
 def test_onnx_runtime_computes_the_same_for_any_batch(
     tmp_path: Path, run: tuple[Path, SynCLRModel]
 ) -> None:

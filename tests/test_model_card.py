@@ -40,6 +40,8 @@ SUMMARY = Summary(
     generator_wait_fraction=0.0,
     time_to_first_step_s=1.0,
     wall_s=5400.0,
+    knn_before=0.125,
+    knn_after=0.5,
     generator_models={"g0": "vllm:0123 diffusers:4567", "g1": "ledger:/secret/run x"},
 )
 
@@ -81,6 +83,7 @@ def test_a_summary_is_read_if_it_is_of_this_checkpoint(tmp_path: Path) -> None:
     assert "| time | 1.50 hours, 1 starts |" in text
     assert "`vllm:0123 diffusers:4567`" in text
     assert "secret" not in text
+    assert "on check_set: 0.125 before training, 0.500 after it (the teacher)" in text
     replace(SUMMARY, steps=STEP + 1).write(file)
     assert "hours" not in card_of(tmp_path)
     file.write_text("{}")

@@ -20,7 +20,7 @@ from evaluation.export.recipe import (
     seen_until,
     summary_of,
 )
-from evaluation.export.results_table import markdown_table, metadata
+from evaluation.export.results_table import markdown_table, metadata, short_name
 from evaluation.results import Result
 from evaluation.sources.checkpoint import Checkpoint, Network
 from evaluation.sources.plain_vit import PlainViT
@@ -171,17 +171,32 @@ def _versions() -> str:
 
 
 def _evaluation(facts: CardFacts) -> str:
-    if not facts.results:
-        return (
+    parts = [_measured_by_the_run(facts)]
+    if facts.results:
+        parts += [
+            markdown_table(facts.results, facts.own),
+            "Rows of this very model are bold."
+            if facts.own
+            else "No row is of this very model: they are for comparison.",
+        ]
+    elif not parts[0]:
+        parts.append(
             "None was given. `python -m online_synclr evaluate` measures it, and `export "
             "--results` puts its figures here."
         )
-    note = (
-        "Rows of this very model are bold."
-        if facts.own
-        else ("No row is of this very model: they are for comparison.")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _measured_by_the_run(facts: CardFacts) -> str:
+    """The run's own kNN, which is its teacher's; empty where there is none."""
+    summary, monitor = summary_of(facts.checkpoint), facts.checkpoint.config.monitor
+    if summary is None or summary.knn_before is None or summary.knn_after is None:
+        return ""
+    return (
+        f"By the run itself: {monitor.knn_neighbours} nearest neighbours, leave-one-out, on "
+        f"{short_name(monitor.knn_folder)}: {summary.knn_before:.3f} before training, "
+        f"{summary.knn_after:.3f} after it (the teacher)."
     )
-    return f"{markdown_table(facts.results, facts.own)}\n\n{note}"
 
 
 def _models(facts: CardFacts, models: Sequence[ModelUsed]) -> str:
