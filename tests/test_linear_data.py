@@ -1,5 +1,7 @@
 """What a linear probe trains on: which splits, and images that are cropped and flipped anew."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -80,9 +82,7 @@ def test_about_half_of_the_views_are_flipped_and_crops_are_as_torchvisions() -> 
 @pytest.mark.parametrize("threads", [1, 8])
 def test_streams_the_backbones_features_of_the_views(threads: int) -> None:
     split, backbone = MemorySplit(30), _backbone()
-    here = bench()
-    object.__setattr__(here, "batch_images", 5)
-    object.__setattr__(here, "cpu_threads", threads)
+    here = replace(bench(), batch_images=5, cpu_threads=threads)
     steps = list(StreamedSource(backbone, split, PROTOCOL, here).epoch(1))
     batches = epoch_batches(30, PROTOCOL, here, 1)
     assert [len(labels) for _, labels in steps] == [12, 12]

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,25 @@ def test_what_cannot_be_done_is_one_sentence(
         return
     with pytest.raises(EvaluationError, match=words):
         _run(monkeypatch, *arguments, data=data)
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        (["0.0000001", "0.1", "1e41"], "1e-07: "),
+        (["0.1", "1e41"], "1e+41: –; best on colours (test): 0.1, the lowest: try lower ones"),
+        (["0.0000001", "0.1"], "best on colours (test): 0.1, the highest: try higher ones"),
+    ],
+)
+def test_people_are_told_all_learning_rates(
+    monkeypatch: pytest.MonkeyPatch, rates: list[str], words: str
+) -> None:
+    said: list[str] = []
+    here = replace(bench(), say=said.append)
+    arguments = ["--choose-on", "test", "--epochs", "20", "--learning-rates", *rates]
+    details = _run(monkeypatch, *arguments, here=here).details
+    assert words in said[-1]
+    assert details["best_is_at_the_edge"] == ("try" in words) == ("try" in said[-1])
 
 
 def test_data_must_be_named() -> None:

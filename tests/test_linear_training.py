@@ -1,6 +1,7 @@
 """The heads of a linear probe: against torch's own parts, scikit-learn, and each alone."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,8 +151,7 @@ def test_a_damaged_file_is_said_and_not_used(tmp_path: Path, damage: str) -> Non
     else:
         data[-3] ^= 1
         path.write_bytes(data if damage == "flipped" else data[: len(data) // 2])
-    here = bench(cache_dir=tmp_path)
-    object.__setattr__(here, "say", said.append)
+    here = replace(bench(cache_dir=tmp_path), say=said.append)
     source = StatisticsSource(table, SMALL, here)
     train(table, SMALL, here, source=source)
     assert source.epochs == [0, 1, 2, 3]
@@ -162,8 +162,7 @@ def test_the_seed_decides_everything() -> None:
     table = clusters(100)
     one, same = train(table, SMALL, bench()), train(table, SMALL, bench())
     assert torch.equal(one.heads.weight_HCD, same.heads.weight_HCD)
-    other = bench()
-    object.__setattr__(other, "seed", 8)
+    other = replace(bench(), seed=8)
     assert not torch.equal(one.heads.weight_HCD, train(table, SMALL, other).heads.weight_HCD)
 
 

@@ -9,6 +9,7 @@ from evaluation.linear.accuracy import Accuracy
 from evaluation.linear.division import Division
 from evaluation.linear.probe import Probe
 from evaluation.linear.protocol import MOMENTUM, Protocol
+from online_synclr.monitor.formats import percent
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Findings:
         return {
             "note": division.note,
             "best_learning_rate": protocol.learning_rates[self.best],
-            "best_is_at_the_edge": self.best in (0, len(protocol.learning_rates) - 1),
+            "best_is_at_the_edge": bool(self._hint()),
             "learning_rates": self._heads(),
             "trained_on": {"name": division.train.name, "num_images": len(division.train)},
             "chosen_on": {"name": division.choose.name, "num_images": len(division.choose)},
@@ -48,6 +49,27 @@ class Findings:
             "momentum": MOMENTUM,
             "seed": bench.seed,
         }
+
+    def sentence(self) -> str:
+        """All learning rates for people, and whether others might be better."""
+        rates = self.protocol.learning_rates
+        shares = [
+            f"{rate:g}: {percent(share, 1)}"
+            for rate, share in zip(rates, self.reported.top1, strict=True)
+        ]
+        return (
+            f"top-1 on {self.division.report.name} by learning rate: {', '.join(shares)}; best on "
+            f"{self.division.choose.name}: {rates[self.best]:g}{self._hint()}"
+        )
+
+    def _hint(self) -> str:
+        """What to do where the best rate has a neighbour on one side only."""
+        last = len(self.protocol.learning_rates) - 1
+        if last > 0 and self.best == 0:
+            return ", the lowest: try lower ones"
+        if last > 0 and self.best == last:
+            return ", the highest: try higher ones"
+        return ""
 
     def _heads(self) -> list[dict[str, float | None]]:
         """One object a head; null for a head that diverged."""

@@ -79,6 +79,7 @@ class LinearTask:
         data = load_data(options.data)
         division = divide(data, options.choose_on, bench.seed)
         found = judge(backbone, division, protocol, bench, augment=options.augment)
+        bench.say(f"linear probe: {found.sentence()}")
         # Another name, so that one's result does not take the other's place.
         name = f"{self.name}, augmented" if options.augment else self.name
         return [Result(backbone.name, name, data.name, found.metrics(), found.details(bench))]
