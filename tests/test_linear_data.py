@@ -179,7 +179,7 @@ def test_a_single_split_is_divided(choose_on: str, num_parts: int) -> None:
         (MemoryData({"train": TRAIN, "test": TEST}), "val", "no val split"),
         (MemoryData({"train": TRAIN, "val": VAL}), "test", "no test split"),
         (MemoryData({"train": TRAIN}), "val", "no val split"),
-        (MemoryData({"train": TRAIN, "test": MemorySplit(9, num_classes=2)}), "auto", "2"),
+        (MemoryData({"train": TRAIN, "test": MemorySplit(9, num_classes=2)}), "auto", "2 and 3"),
     ],
 )
 def test_missing_splits_and_other_classes_are_refused(

@@ -217,6 +217,7 @@ def test_batches_are_the_same_with_any_number_of_ranks() -> None:
         ({"batch_images": 0}, "--train-batch=0"),
         ({"learning_rates": ()}, "--learning-rates"),
         ({"learning_rates": (0.1, float("nan"))}, "--learning-rates"),
+        ({"learning_rates": (0.1, float("inf"))}, "--learning-rates"),
         ({"learning_rates": (0.1, 0.1)}, "each once"),
         ({"learning_rates": (0.2, 0.1)}, "from low to high"),
     ],

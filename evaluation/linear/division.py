@@ -71,8 +71,8 @@ def _train_and_report(data: LabelledData, seed: int) -> tuple[LabelledSplit, Lab
 def _check_classes(train: LabelledSplit, other: LabelledSplit) -> None:
     if list(train.class_names) != list(other.class_names):
         raise EvaluationError(
-            f"{train.name} has {len(train.class_names)} classes and {other.name} "
-            f"{len(other.class_names)}, or in another order; they must be the same."
+            f"{other.name} has other classes than {train.name} ({len(other.class_names)} and "
+            f"{len(train.class_names)}, or in another order); name data whose splits have the same."
         )
 
 

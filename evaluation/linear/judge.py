@@ -18,6 +18,7 @@ from evaluation.linear.protocol import Protocol
 from evaluation.linear.source import CachedSource, FeatureSource
 from evaluation.linear.streamed import StreamedSource
 from evaluation.linear.training import train_probe
+from evaluation.preprocessing import centre_crop
 from evaluation.splits import LabelledSplit
 from trainer.objective.precision import network_dtype
 
@@ -98,12 +99,11 @@ def _file(
         backbone=backbone.identity,
         split=split.identity,
         image_px=backbone.image_px,
-        crop_pct=None if augment else bench.crop_pct,
+        view="augmented" if augment else str(centre_crop(backbone, crop_pct=bench.crop_pct)),
         dtype=str(network_dtype(bench.precision, bench.device)),
         learning_rates=protocol.learning_rates,
         epochs=protocol.epochs,
         batch_images=protocol.batch_images,
-        augment=augment,
         seed=bench.seed,
     )
     return ProbeFile(key, bench, every_s=0.0 if augment else SAVE_EVERY_S)

@@ -8,6 +8,7 @@ with the batch, weights start from N(0, 0.01), the norm's eps is 1e-6, incomplet
 out, the cosine falls with every step.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 from evaluation.errors import EvaluationError
@@ -43,7 +44,7 @@ class Protocol:
             raise EvaluationError(f"--epochs={self.epochs}: give 1 or more.")
         if self.batch_images < 1:
             raise EvaluationError(f"--train-batch={self.batch_images}: give 1 or more.")
-        if not self.learning_rates or not all(rate > 0 for rate in self.learning_rates):
+        if not self.learning_rates or not all(0 < rate < math.inf for rate in self.learning_rates):
             raise EvaluationError("--learning-rates: give one or more, each above 0.")
         if list(self.learning_rates) != sorted(set(self.learning_rates)):
             raise EvaluationError("--learning-rates: give each once, from low to high.")
