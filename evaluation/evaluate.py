@@ -134,7 +134,9 @@ class Evaluation:
 
     def _failed(self, name: str, error: Exception) -> str:
         """Say what went wrong, on whichever rank it did, and return it."""
-        sentence = f"{name}: {_sentence(error)}"
+        sentence = _sentence(error)
+        if name not in sentence:
+            sentence = f"{name}: {sentence}"
         known = isinstance(error, ConfigError | torch.OutOfMemoryError)
         self.exit_code = max(self.exit_code, EXIT_WRONG_INPUT if known else EXIT_FAILED)
         if not known:
@@ -166,6 +168,9 @@ class Evaluation:
             "origin": backbone.origin,
             "identity": backbone.identity,
             "image_px": backbone.image_px,
+            "crop_pct": self._bench.crop_pct,
+            "precision": self._bench.precision,
+            "seed": self._bench.seed,
             "versions": versions(),
             "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
             "num_ranks": self._bench.num_ranks,

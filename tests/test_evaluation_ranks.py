@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from evaluation.bench import Bench
 from evaluation.errors import EvaluationError
 from evaluation.features import FeatureTable, extract_features
+from evaluation.splits import SplitName
 from tests.feature_fakes import MemorySplit, tiny_backbone
+from tests.knn_judging import data, judge
 from tests.rank_pool import RankPool
 from tests.test_features import bench, chunk_files
-from tests.test_knn_task import data, judge
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +83,15 @@ def test_an_error_of_one_rank_is_everybodys(two_ranks: RankPool) -> None:
     assert failures == ["image 70 cannot be read."] * 2
 
 
-def judge_on_rank() -> dict[str, float]:
+def judge_on_rank(*names: SplitName) -> dict[str, float]:
     rank = torch.distributed.get_rank()
     place = Bench(device=torch.device("cpu"), rank=rank, num_ranks=2, precision="fp32")
-    return judge(data("train", "test"), bench=place).metrics
+    return judge(data(*names), bench=place).metrics
 
 
-def test_ranks_judge_a_share_of_the_queries_each(two_ranks: RankPool) -> None:
-    alone = judge(data("train", "test")).metrics
-    assert two_ranks.run(judge_on_rank) == [alone, alone]
+@pytest.mark.parametrize("names", [("train", "test"), ("train",)])
+def test_ranks_judge_a_share_of_the_queries_each(
+    names: tuple[SplitName, ...], two_ranks: RankPool
+) -> None:
+    alone = judge(data(*names)).metrics
+    assert two_ranks.run(judge_on_rank, *names) == [alone, alone]

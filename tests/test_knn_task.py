@@ -1,23 +1,18 @@
 """`--task knn`: agreement with scikit-learn, with a bank and without."""
 
-import argparse
-
 import numpy as np
 import pytest
 import torch
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
-from evaluation.bench import Bench
 from evaluation.errors import EvaluationError
 from evaluation.features import extract_features
-from evaluation.results import Result
 from evaluation.splits import SplitName
 from evaluation.tasks import knn as knn_task
 from tests.feature_fakes import MemoryData, MemorySplit, tiny_backbone
+from tests.knn_judging import BENCH, data, judge, options
 from trainer.evaluation import knn
-
-BENCH = Bench(device=torch.device("cpu"), precision="fp32")
 
 
 def reference(neighbours: int) -> KNeighborsClassifier:
@@ -27,30 +22,6 @@ def reference(neighbours: int) -> KNeighborsClassifier:
         algorithm="brute",
         weights=lambda distances: np.exp((1 - distances) / knn.TEMPERATURE),
     )
-
-
-def data(*names: SplitName) -> MemoryData:
-    sizes = {"train": 90, "val": 33, "test": 41}
-    return MemoryData(
-        {
-            name: MemorySplit(sizes[name], 6, name=f"colours ({name})", seed=number)
-            for number, name in enumerate(names)
-        }
-    )
-
-
-def options(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    knn_task.TASK.add_options(parser.add_argument_group())
-    parser.add_argument("--data", default="colours")
-    return parser.parse_args(words)
-
-
-def judge(source: MemoryData, *words: str, bench: Bench = BENCH) -> Result:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(knn_task, "load_data", lambda name: source)
-        (result,) = knn_task.TASK.run(tiny_backbone(), options(*words), bench)
-    return result
 
 
 @pytest.mark.parametrize(
@@ -95,6 +66,20 @@ def test_chunks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
         knn.predict(bank, labels, queries, neighbours=(5, 9))[:, 1:],
     )
     assert knn.predict(bank, labels, queries[:0], neighbours=(5,)).shape == (0, 1)
+
+
+def test_some_rows_are_judged_as_among_all() -> None:
+    generator = torch.Generator().manual_seed(2)
+    bank = torch.randn(50, 4, generator=generator)
+    labels = torch.randint(0, 5, (50,), generator=generator)
+    rows = torch.tensor([40, 3, 17])
+    alone = knn.predict_leave_one_out(bank, labels, neighbours=7, queries_Q=rows)
+    among_all = knn.predict_leave_one_out(bank, labels, neighbours=7)
+    assert torch.equal(alone, among_all[rows])
+    count = knn.num_right(bank, labels, neighbours=7, queries_Q=rows)
+    assert int(count) == int((among_all[rows] == labels[rows]).sum())
+    bank[0, 0] = torch.nan
+    assert knn.num_right(bank, labels, neighbours=7, queries_Q=rows).isnan()
 
 
 @pytest.mark.parametrize(
