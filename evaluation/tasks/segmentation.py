@@ -118,6 +118,7 @@ class Segmentation:
                 "--ignore other labels."
             )
         metrics, details = _findings(matrices_LCC, recipe, classes)
+        bench.say(_choice(details["learning_rate"], recipe))
         details |= {
             "num_training_images": len(folder.training),
             "num_validation_images": len(folder.validation),
@@ -171,6 +172,19 @@ def _findings(
         "class_iou": dict(zip(map(str, classes.values), ious, strict=True)),
     }
     return every[best], details
+
+
+def _choice(best: float, recipe: Recipe) -> str:
+    """Which learning rate is reported, and whether a better one may lie beyond those tried."""
+    tried = sorted(recipe.learning_rates)
+    text = (
+        f"learning rate {best:g} is reported, the best of {len(tried)} by mIoU on the validation "
+        "images"
+    )
+    if len(tried) > 2 and best in (tried[0], tried[-1]):
+        side = "smallest" if best == tried[0] else "largest"
+        text += f"; it is the {side} tried, so try more with --learning-rates"
+    return text
 
 
 def _windows(crop_px: int, options: argparse.Namespace) -> Windows:
