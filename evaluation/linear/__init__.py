@@ -1,0 +1,1 @@
+"""The linear probe: a classifier for each learning rate, trained by one pass over the data."""
