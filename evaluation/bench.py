@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
+
+from trainer.objective.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,8 @@ class Bench:
 
     cache_dir: features are kept here (`evaluation.features`); None: nowhere.
     cpu_threads: for reading images. seed: of everything random. say: to people; silent on all but
-    the first rank.
+    the first rank. crop_pct: share of the shorter side that a centre crop keeps
+    (`evaluation.preprocessing`); None: the backbone's own.
     """
 
     device: torch.device
@@ -23,10 +27,16 @@ class Bench:
     batch_images: int = 64
     cpu_threads: int = 1
     seed: int = 0
-    precision: str = "auto"
+    precision: Precision = "auto"
+    crop_pct: float | None = 1.0
     say: Callable[[str], None] = field(default=lambda text: None)
 
     @property
     def is_first(self) -> bool:
         """Whether this rank writes and prints."""
         return self.rank == 0
+
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """All ranks, for tensors of the CPU and of `device`; None where there is one."""
+        return dist.group.WORLD if self.num_ranks > 1 else None

@@ -1,4 +1,4 @@
-"""Where converted models are kept on this machine, and how a folder appears there whole."""
+"""How a folder of a converted model appears whole in the cache of this machine."""
 
 import fcntl
 import os
@@ -6,17 +6,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-CACHE_VARIABLE = "ONLINE_SYNCLR_CACHE"
-
-
-def cache_folder() -> Path:
-    """The user's cache of this project: `ONLINE_SYNCLR_CACHE`, else the XDG cache folder."""
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "online_synclr"
 
 
 @contextmanager

@@ -6,6 +6,7 @@
     python -m online_synclr generate --connect ADDRESS --config ... key=value ...
     python -m online_synclr ledger RUN
     python -m online_synclr replay RUN --groups 10:20 --out DIR
+    python -m online_synclr evaluate BACKBONE ... --task knn --data DATA
 
 A wrong setting ends with one line on standard error and exit code 2, before torch is imported.
 A role's package is imported only by the ranks that play it.
@@ -21,6 +22,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from online_synclr import __version__
+from online_synclr.commands.evaluate import evaluate
 from online_synclr.commands.generate import generate
 from online_synclr.commands.keys import make_keys
 from online_synclr.commands.ledger import show_ledger
@@ -84,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "as section.key=value. Instead of all that: `keys DIR` makes keys for several hosts, "
         "`generate --connect ADDRESS` joins a running job as a generator, `ledger RUN` counts what "
         "a run trained on, `replay RUN` renders groups of it again, `plan` says how to split the "
-        "ranks (each with --help).",
+        "ranks, `evaluate BACKBONE` judges what was learned (each with --help).",
     )
     parser.add_argument("--config", type=Path, help="YAML file; shipped ones lie in configs/")
     parser.add_argument("--resume", help="auto, never, or a checkpoint (sets run.resume)")
@@ -187,6 +189,7 @@ def _run(config: Config, env: RankEnv, launch_time: float) -> int:
 
 
 _SUBCOMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "evaluate": evaluate,
     "keys": make_keys,
     "generate": generate,
     "ledger": show_ledger,

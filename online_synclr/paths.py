@@ -1,5 +1,6 @@
 """Where the shipped files lie, in a checkout and in an installed wheel alike."""
 
+import os
 from pathlib import Path
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -8,6 +9,17 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent
 CONFIGS_DIR = PROJECT_DIR / "configs"
 EMBEDDED_IMAGE_MODEL_DIR = PROJECT_DIR / "generators" / "embedded_image_model"
 CHECK_SET_DIR = PROJECT_DIR / "trainer" / "check_set"
+
+CACHE_VARIABLE = "ONLINE_SYNCLR_CACHE"
+
+
+def cache_folder() -> Path:
+    """The user's cache of this project: `ONLINE_SYNCLR_CACHE`, else the XDG cache folder."""
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "online_synclr"
 
 
 def find_shipped(path: Path, folder: Path) -> Path:

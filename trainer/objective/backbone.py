@@ -3,6 +3,8 @@
 Shapes: N images of H x W pixels, T = (H / patch) * (W / patch) tokens, E embedding dimensions.
 """
 
+from typing import Any
+
 import timm
 import torch
 from timm.models import VisionTransformer, checkpoint_seq
@@ -107,20 +109,24 @@ def build_backbone(trainer: TrainerConfig, *, drop_path: float, mask_token: bool
     return backbone
 
 
+def timm_arguments(trainer: TrainerConfig) -> dict[str, Any]:
+    """What makes `timm.create_model(trainer.backbone, ...)` the settings' ViT, but for drop path."""
+    return {
+        **trainer.backbone_args,
+        "img_size": trainer.crops.global_px,
+        "dynamic_img_size": True,
+        "num_classes": 0,
+        "global_pool": "token",
+    }
+
+
 def _create(trainer: TrainerConfig, drop_path: float) -> nn.Module:
     if not timm.is_model(trainer.backbone):
         raise ValueError(
             f"trainer.backbone: timm {timm.__version__} has no model {trainer.backbone}; "
             "timm.list_models('vit_*') lists those that fit"
         )
-    arguments = {
-        **trainer.backbone_args,
-        "img_size": trainer.crops.global_px,
-        "dynamic_img_size": True,
-        "drop_path_rate": drop_path,
-        "num_classes": 0,
-        "global_pool": "token",
-    }
+    arguments = {**timm_arguments(trainer), "drop_path_rate": drop_path}
     try:
         model: nn.Module = timm.create_model(
             trainer.backbone, pretrained=trainer.pretrained, **arguments

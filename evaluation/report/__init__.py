@@ -1,0 +1,1 @@
+"""What `--out` holds: results as JSON, tables and a plot."""

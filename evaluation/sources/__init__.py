@@ -1,0 +1,1 @@
+"""Where frozen backbones come from: a module for each kind of name that `evaluation.load` knows."""
