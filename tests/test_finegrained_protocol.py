@@ -56,7 +56,7 @@ def test_one_class_an_image_agrees_with_scikit_learn() -> None:
         predicted = _reference(l2).fit(train, parts.train.labels.numpy()).predict(val)
         scores.append(balanced_accuracy_score(parts.val.labels.numpy(), predicted))
     np.testing.assert_allclose([trial.score for trial in outcome.trials], scores)
-    assert len(set(scores)) > 3
+    assert len(set(scores)) > 2
     # The first of the best: the strongest.
     best = SETTINGS.l2_values[int(np.argmax(scores))]
     assert outcome.chosen.l2 == best

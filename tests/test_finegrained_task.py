@@ -10,7 +10,11 @@ from evaluation.backbone import FrozenBackbone
 from evaluation.bench import Bench
 from evaluation.errors import EvaluationError
 from evaluation.finegrained import one_set, parts
+from evaluation.finegrained.fit import Classifier, Fit
+from evaluation.finegrained.l2_path import Trial
 from evaluation.finegrained.parts import extract_parts
+from evaluation.finegrained.protocol import Outcome
+from evaluation.finegrained.settings import Settings
 from evaluation.finegrained.suite import NINE
 from evaluation.splits import LabelledData, SplitName
 from evaluation.tasks import finegrained
@@ -109,7 +113,7 @@ def test_what_is_missing_is_named_first_and_there_is_no_mean(
     ]
     assert said[0] == "dtd left out: DTD is not there; get it."
     assert said[1] == "voc2007 left out: VOC2007 is not there; get it."
-    assert "no mean of the nine, as dtd, voc2007 was left out" in said[-1]
+    assert said[-1] == "tiny: no mean of the nine without dtd, voc2007"
 
 
 def test_one_damaged_set_costs_the_others_nothing(
@@ -172,6 +176,25 @@ def test_a_fit_that_did_not_converge_is_said(
     said.clear()
     TASK.run(backbone, _options(data="mine"), bench)
     assert not any("converge" in line for line in said)
+
+
+def _outcome(best: int) -> Outcome:
+    """Of three penalties the one of that index is best."""
+    trials = [
+        Trial(l2=l2, score=0.5, gradient=0.0, iterations=1, evaluations=1, converged=True)
+        for l2 in (1e5, 1.0, 1e-6)
+    ]
+    zero = torch.zeros(2, 2)
+    final = Fit(Classifier(zero, zero[0]), 1.0, 0.1, 0.0, 1, 1, True)
+    return Outcome(score=0.5, chosen=trials[best], trials=trials, final=final)
+
+
+def test_a_penalty_at_the_end_of_the_range_is_said() -> None:
+    assert one_set.remarks(_outcome(1), Settings()) == []
+    (strongest,) = one_set.remarks(_outcome(0), Settings())
+    (weakest,) = one_set.remarks(_outcome(2), Settings())
+    assert "1.0e+05, is the strongest tried" in strongest
+    assert "1.0e-06, is the weakest tried" in weakest
 
 
 @pytest.mark.parametrize(

@@ -60,10 +60,11 @@ def fit(
     absolute 1e-10.
 
     Args:
-        start: where to begin; none: at zero, where scikit-learn does.
+        start: where to begin; none: with weights of zero and biases that give each class its share
+            of the images, which is the optimum under an infinite penalty.
         max_iterations: of L-BFGS. What has not converged by then is still returned.
     """
-    begin = start or _zero(problem)
+    begin = start or _shares_only(problem)
     weight_CD = begin.weight_CD.clone().requires_grad_()
     bias_C = begin.bias_C.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
@@ -87,12 +88,15 @@ def fit(
     return _judge(problem, classifier, l2, tolerance, optimizer)
 
 
-def _zero(problem: Problem) -> Classifier:
-    features_ND = problem.features_ND
-    return Classifier(
-        features_ND.new_zeros(problem.num_classes, features_ND.shape[1]),
-        features_ND.new_zeros(problem.num_classes),
-    )
+def _shares_only(problem: Problem) -> Classifier:
+    """Without weights. Each class counts once more than it has images: a share of 0 has no logit."""
+    features_ND, targets = problem.features_ND, problem.targets
+    weight_CD = features_ND.new_zeros(problem.num_classes, features_ND.shape[1])
+    if targets.ndim == 1:
+        count_C = targets.bincount(minlength=problem.num_classes).double() + 1
+        return Classifier(weight_CD, count_C.log())
+    share_C = (targets.double().sum(0) + 1) / (problem.num_images + 2)
+    return Classifier(weight_CD, share_C.logit())
 
 
 def _judge(

@@ -48,7 +48,7 @@ def judge_on(
         raise EvaluationError(
             f"{title}: the {metric.name} is {outcome.score}; its features are bad."
         )
-    for line in _remarks(outcome, settings):
+    for line in remarks(outcome, settings):
         bench.say(f"{title}: {line}")
     return Result(
         backbone=backbone.name,
@@ -74,24 +74,29 @@ def _fitting(metric: Metric | None, parts: Parts, name: str) -> Metric:
     )
 
 
-def _remarks(outcome: Outcome, settings: Settings) -> list[str]:
+def remarks(outcome: Outcome, settings: Settings) -> list[str]:
     """What a person must know before believing the number."""
-    remarks = []
+    found = []
     unfinished = [trial for trial in outcome.trials if not trial.converged]
     if unfinished:
         worst = max(trial.gradient for trial in unfinished)
-        remarks.append(
+        found.append(
             f"{len(unfinished)} of {len(outcome.trials)} fits did not converge (L2 "
             f"{_range(unfinished)}; largest gradient {worst:.1e}, asked {settings.tolerance:g}); "
             "raise --max-iterations to see whether it matters"
         )
     if not outcome.final.converged:
-        remarks.append(
+        found.append(
             f"the last fit, on train and val, did not converge in {outcome.final.iterations} steps "
             f"(gradient {outcome.final.gradient:.1e}, asked {settings.tolerance:g}); raise "
             "--max-iterations"
         )
-    return remarks
+    ends = {outcome.trials[0].l2: "strongest", outcome.trials[-1].l2: "weakest"}
+    if outcome.chosen.l2 in ends:
+        found.append(
+            f"the best L2 value, {outcome.chosen.l2:.1e}, is the {ends[outcome.chosen.l2]} tried"
+        )
+    return found
 
 
 def _range(trials: list[Trial]) -> str:

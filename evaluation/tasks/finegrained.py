@@ -135,7 +135,7 @@ def _suite(
     if len(results) == len(NINE):
         results.append(_mean(backbone, results))
     elif left_out:
-        bench.say(f"{backbone.name}: no mean of the nine, as {', '.join(left_out)} was left out")
+        bench.say(f"{backbone.name}: no mean of the nine without {', '.join(left_out)}")
     return results
 
 
