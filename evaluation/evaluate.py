@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ def evaluate(task: Task, options: argparse.Namespace, env: RankEnv, command: str
             return EXIT_FAILED
         finally:
             evaluation.close()
+        # torchrun ends all ranks when one has failed: none leaves before the first has closed.
+        ranks.agree("")
     return evaluation.exit_code
 
 
@@ -92,8 +95,9 @@ class Evaluation:
             return
         print(markdown(self._records, mark_best=False), flush=True)
         if self._folder is not None:
-            self._folder.draw()
-            self._bench.say(f"results are in {self._folder.root}")
+            with self._writing(self._folder):
+                self._folder.draw()
+                self._bench.say(f"results are in {self._folder.root}")
 
     def _pairs(self, name: str) -> Iterator[tuple[FrozenBackbone, str | None]]:
         backbone = self._loaded(name)
@@ -125,11 +129,14 @@ class Evaluation:
         new = [record_of(result, facts) for result in results]
         self._records = merged(self._records, new)
         if self._folder is not None:
-            self._folder.add(new)
+            with self._writing(self._folder):
+                self._folder.add(new)
 
     def _failed(self, name: str, error: Exception) -> str:
         """Say what went wrong, on whichever rank it did, and return it."""
-        sentence = f"{name}: {_sentence(error)}"
+        sentence = _sentence(error)
+        if name not in sentence:
+            sentence = f"{name}: {sentence}"
         known = isinstance(error, ConfigError | torch.OutOfMemoryError)
         self.exit_code = max(self.exit_code, EXIT_WRONG_INPUT if known else EXIT_FAILED)
         if not known:
@@ -145,6 +152,15 @@ class Evaluation:
             self._bench.say(f"another rank failed: {agreed}")
         return bool(agreed)
 
+    @contextmanager
+    def _writing(self, folder: ReportFolder) -> Iterator[None]:
+        """A disk that is full takes no result from the console."""
+        try:
+            yield
+        except (OSError, ConfigError) as error:
+            self.exit_code = max(self.exit_code, EXIT_FAILED)
+            self._bench.say(f"results cannot be written to {folder.root} ({error})")
+
     def _facts(self, backbone: FrozenBackbone, took_s: float) -> dict[str, Any]:
         device = self._bench.device
         on_gpu = device.type == "cuda"
@@ -152,6 +168,9 @@ class Evaluation:
             "origin": backbone.origin,
             "identity": backbone.identity,
             "image_px": backbone.image_px,
+            "crop_pct": self._bench.crop_pct,
+            "precision": self._bench.precision,
+            "seed": self._bench.seed,
             "versions": versions(),
             "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
             "num_ranks": self._bench.num_ranks,

@@ -9,6 +9,7 @@ Shapes: N images, P pixels a side, C classes.
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +57,10 @@ def read_batches(
         # A generator of its own: else torch's random numbers would depend on who reads images.
         generator=torch.Generator(),
     )
-    for images, labels in loader:
+    with _ctrl_c_held_back():
+        # Worker processes start here, and inherit it.
+        loaded = iter(loader)
+    for images, labels in loaded:
         if isinstance(images, str):
             raise EvaluationError(images)
         yield Batch(images, labels)
@@ -93,5 +97,16 @@ def _collate(
     return torch.stack(images), torch.stack([label for _, label in views])
 
 
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """It reaches every process of a terminal's job; of a worker it would make a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _leave_ctrl_c_to_the_main_process(worker: int) -> None:
+    """For workers that are not forked, and inherit nothing."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from online_synclr import __version__
 from online_synclr.commands.evaluate import evaluate
+from online_synclr.commands.export import export
 from online_synclr.commands.generate import generate
 from online_synclr.commands.keys import make_keys
 from online_synclr.commands.ledger import show_ledger
@@ -190,6 +191,7 @@ def _run(config: Config, env: RankEnv, launch_time: float) -> int:
 
 _SUBCOMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "evaluate": evaluate,
+    "export": export,
     "keys": make_keys,
     "generate": generate,
     "ledger": show_ledger,

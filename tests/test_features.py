@@ -2,14 +2,12 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from evaluation.bench import Bench
 from evaluation.errors import EvaluationError
@@ -19,7 +17,6 @@ from evaluation.preprocessing import centre_crop
 from evaluation.progress import LINE_EVERY_S, Lines
 from online_synclr.paths import PROJECT_DIR
 from tests.feature_fakes import MemorySplit, tiny_backbone
-from tests.rank_pool import RankPool
 from tests.torchrun import environment
 
 CPU = torch.device("cpu")
@@ -262,69 +259,3 @@ def test_progress_as_lines_has_the_time_left() -> None:
         lines.advance(10)
     assert said[0] == "work: 20 of 100, 0:01:00 left"
     assert len(said) == 4, "every second step, and not the end"
-
-
-@pytest.fixture(scope="module")
-def two_ranks() -> Iterator[RankPool]:
-    with RankPool(2) as pool:
-        yield pool
-
-
-def extract_on_rank(cache_dirs: list[Path], split: MemorySplit) -> tuple[FeatureTable, list[int]]:
-    rank = torch.distributed.get_rank()
-    place = bench(cache_dirs[rank], rank=rank, num_ranks=2)
-    return extract_features(tiny_backbone(), split, place), split.reads
-
-
-def failure_on_rank(split: MemorySplit) -> str:
-    rank = torch.distributed.get_rank()
-    if rank == 0:
-        split.bad_at = None
-    try:
-        extract_features(tiny_backbone(), split, bench(rank=rank, num_ranks=2))
-    except EvaluationError as error:
-        return str(error)
-    return "nothing"
-
-
-@pytest.mark.parametrize("several", [False, True])
-def test_two_ranks_share_the_work_and_have_the_same(
-    several: bool, two_ranks: RankPool, tmp_path: Path
-) -> None:
-    alone = extract_features(tiny_backbone(), MemorySplit(300, several=several), bench())
-    results = two_ranks.run(extract_on_rank, [tmp_path] * 2, MemorySplit(300, several=several))
-    reads = [sorted(reads) for _, reads in results]
-    assert sorted(reads[0] + reads[1]) == list(range(300))
-    assert [len(one) for one in reads] == [172, 128], "three chunks and two"
-    for table, _ in results:
-        assert torch.equal(table.features_ND, alone.features_ND)
-        assert torch.equal(table.labels, alone.labels)
-
-
-def test_ranks_without_a_common_disk_send_each_other_what_they_kept(
-    two_ranks: RankPool, tmp_path: Path
-) -> None:
-    folders = [tmp_path / "first", tmp_path / "second"]
-    before = two_ranks.run(extract_on_rank, folders, MemorySplit(300))
-    assert [len(chunk_files(folder)) for folder in folders] == [3, 2]
-    lost = chunk_files(folders[1])[0]
-    lost.unlink()
-    after = two_ranks.run(extract_on_rank, folders, MemorySplit(300))
-    # The one that is missing is the first one's to compute, and nothing else is.
-    assert [reads for _, reads in after] == [list(range(64, 128)), []]
-    for (old, _), (new, _) in zip(before, after, strict=True):
-        assert torch.equal(old.features_ND, new.features_ND)
-
-
-def test_one_rank_goes_on_where_two_stopped(two_ranks: RankPool, tmp_path: Path) -> None:
-    two_ranks.run(extract_on_rank, [tmp_path] * 2, MemorySplit(300))
-    split = MemorySplit(300)
-    extract_features(tiny_backbone(), split, bench(tmp_path))
-    assert split.reads == []
-    stored = load_file(chunk_files(tmp_path)[0])
-    assert stored["features"].shape == (64, 24)
-
-
-def test_an_error_of_one_rank_is_everybodys(two_ranks: RankPool) -> None:
-    failures = two_ranks.run(failure_on_rank, MemorySplit(300, bad_at=70))
-    assert failures == ["image 70 cannot be read."] * 2

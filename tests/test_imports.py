@@ -20,8 +20,12 @@ PACKAGES = [
     "online_synclr.monitor",
     "online_synclr.ledger.reading",
     "online_synclr.ledger.writer",
+    "online_synclr.commands.evaluate",
     "generators",
     "trainer",
+    "evaluation",
+    "evaluation.tasks",
+    "evaluation.report",
 ]
 
 
@@ -57,6 +61,9 @@ def imports_of(path: Path) -> set[str]:
     [
         ("generators", "trainer"),
         ("trainer", "generators"),
+        ("generators", "evaluation"),
+        ("trainer", "evaluation"),
+        ("evaluation", "generators"),
         ("online_synclr/stream", "trainer"),
         ("online_synclr/stream", "generators"),
         ("online_synclr/ledger", "trainer"),

@@ -113,6 +113,16 @@ def test_another_input_size_has_its_positions_resampled(tmp_path: Path) -> None:
         load_backbone(str(tmp_path), image_px=18)
 
 
+def test_positions_decide_the_size_of_a_run_that_ended_at_another_one() -> None:
+    larger = build_backbone(
+        tiny_trainer(crops={"global_px": 24}), drop_path=0.0, mask_token=False
+    ).eval()
+    found = plain_vit(tiny_trainer(), larger.vit.state_dict())
+    assert (found.image_px, found.arguments["img_size"]) == (24, 24)
+    for side in (24, 16):
+        torch.testing.assert_close(found.model(images(side)), larger(images(side)))
+
+
 def test_identity_tells_weights_architecture_and_input_apart(tmp_path: Path) -> None:
     _, model = saved_run(tmp_path)
     loaded = load_backbone(str(tmp_path))

@@ -1,6 +1,6 @@
 """Results as bars: a panel a task, a group of bars a data set, a bar a backbone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib import colormaps
@@ -55,7 +55,7 @@ def _num_bars(table: TaskTable) -> float:
     return len(table.columns) * (len(table.backbones) + _GAP_BARS)
 
 
-def _draw_table(panel: Axes, table: TaskTable, colours: dict[str, object]) -> None:
+def _draw_table(panel: Axes, table: TaskTable, colours: Mapping[str, object]) -> None:
     """Groups from above, in the order of the table."""
     columns = [column for column in table.columns if is_share(column[1])]
     pitch = len(table.backbones) + _GAP_BARS

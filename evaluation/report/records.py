@@ -1,7 +1,8 @@
 """Results as they are kept in `results.json`: a list of plain objects.
 
     {"backbone", "task", "data", "metrics": {name: number or null}, "details",
-     "origin", "identity", "versions", "device", "num_ranks", "command", "date"}
+     "origin", "identity", "image_px", "crop_pct", "precision", "seed", "versions", "device",
+     "num_ranks", "took_s", "command", "date"}
 
 Backbone, task and data name a record; a later one of the same name takes its place.
 """

@@ -24,10 +24,10 @@ class TaskTable:
         return self.values.get((backbone, *column))
 
     def best(self, column: tuple[str, str]) -> float | None:
-        """The highest share of a column; None of one alone, and of what is no share."""
+        """The highest share of a column; None where all are equal, and of what is no share."""
         values = [self.value(backbone, column) for backbone in self.backbones]
         known = [value for value in values if value is not None]
-        return max(known) if len(known) > 1 and is_share(column[1]) else None
+        return max(known) if len(set(known)) > 1 and is_share(column[1]) else None
 
 
 def tables_of(records: Sequence[Record], *, first_metric_only: bool = False) -> list[TaskTable]:

@@ -6,6 +6,7 @@ The plain model computes what `trainer.objective.backbone.Backbone.forward` comp
 token of the last block after its norm, at any size. Mask token and stochastic depth are left out.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,8 @@ def plain_vit(trainer: TrainerConfig, weights: Mapping[str, torch.Tensor]) -> Pl
     Args:
         trainer: `backbone`, `backbone_args` and `crops.global_px` are read, and whatever else
             `trainer.objective.backbone` makes a ViT of.
-        weights: by timm's names.
+        weights: by timm's names. Their positions decide the size of the input: a run may end at
+            another one than it began with.
 
     Raises:
         EvaluationError: names or shapes are not the settings', or timm cannot make such a model
@@ -51,8 +53,9 @@ def plain_vit(trainer: TrainerConfig, weights: Mapping[str, torch.Tensor]) -> Pl
     described, arguments = _describe(trainer)
     try:
         model = timm.create_model(described.architecture, num_classes=0, **arguments)
+        arguments["img_size"] = _take_size_of(weights, model)
         model.load_state_dict(described.weights(weights))
-    except (RuntimeError, TypeError, AssertionError) as error:
+    except (RuntimeError, TypeError, AssertionError, AttributeError) as error:
         raise EvaluationError(
             f"these weights do not fit trainer.backbone={trainer.backbone} with "
             f"{trainer.backbone_args} ({_first_line(error)}); read them with the version that "
@@ -67,7 +70,7 @@ def plain_vit(trainer: TrainerConfig, weights: Mapping[str, torch.Tensor]) -> Pl
         model=model.eval(),
         architecture=described.architecture,
         arguments=arguments,
-        image_px=trainer.crops.global_px,
+        image_px=arguments["img_size"],
     )
 
 
@@ -102,6 +105,19 @@ def _describe(trainer: TrainerConfig) -> tuple[Portable, dict[str, Any]]:
     return described, kept
 
 
+def _take_size_of(weights: Mapping[str, torch.Tensor], model: Any) -> int:
+    """Give the model as many positions as the weights have; returns its input's side in pixels."""
+    side_px = int(model.patch_embed.img_size[0])
+    if model.pos_embed is None or "pos_embed" not in weights:
+        return side_px
+    without_place = model.pos_embed.shape[1] - model.patch_embed.num_patches
+    rows = math.isqrt(weights["pos_embed"].shape[1] - without_place)
+    if rows**2 != model.patch_embed.num_patches:
+        side_px = rows * int(model.patch_embed.patch_size[0])
+        model.set_input_size(img_size=(side_px, side_px))
+    return side_px
+
+
 def _is_json(value: object) -> bool:
     if isinstance(value, list | tuple):
         return all(_is_json(part) for part in value)
@@ -110,5 +126,7 @@ def _is_json(value: object) -> bool:
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
     # load_state_dict says what is wrong from its second line on.
-    return lines[1 if len(lines) > 1 else 0][:200] if lines else type(error).__name__
+    return lines[min(1, len(lines) - 1)][:200]

@@ -9,6 +9,7 @@ Shapes: N images of the bank, Q queries, D features, J numbers of neighbours.
 import argparse
 from collections.abc import Sequence
 
+import torch
 import torch.distributed as dist
 
 from evaluation.backbone import FrozenBackbone
@@ -117,24 +118,18 @@ def _accuracies(
     bank: FeatureTable, queries: FeatureTable | None, options: argparse.Namespace, bench: Bench
 ) -> list[float]:
     """Top-1 at each number of neighbours. Each rank judges its share of the queries."""
-    bank_ND = bank.features_ND.to(bench.device)
-    labels_N = bank.labels.to(bench.device)
-    if queries is None:
-        # All of them on every rank: a bank without a test split is small.
-        predictions_QJ = predict(
-            bank_ND, labels_N, None, neighbours=options.neighbours, temperature=options.temperature
-        )
-        return (predictions_QJ == labels_N[:, None]).double().mean(0).tolist()
     share = slice(bench.rank, None, bench.num_ranks)
+    truth_Q = (bank if queries is None else queries).labels
+    num_queries = len(truth_Q)
+    own = torch.arange(num_queries) if queries is None else queries.features_ND
     predictions_QJ = predict(
-        bank_ND,
-        labels_N,
-        queries.features_ND[share].to(bench.device),
+        bank.features_ND.to(bench.device),
+        bank.labels.to(bench.device),
+        own[share].to(bench.device),
         neighbours=options.neighbours,
         temperature=options.temperature,
     )
-    truth_Q = queries.labels[share].to(bench.device)
-    num_right_J = (predictions_QJ == truth_Q[:, None]).sum(0).cpu()
+    num_right_J = (predictions_QJ.cpu() == truth_Q[share, None]).sum(0)
     if bench.group is not None:
         dist.all_reduce(num_right_J, group=bench.group)
-    return (num_right_J.double() / len(queries.labels)).tolist()
+    return (num_right_J.double() / num_queries).tolist()

@@ -42,27 +42,53 @@ def leave_one_out_accuracy(
     return (predictions_N == labels_N).double().mean().item()
 
 
+def num_right(
+    features_ND: torch.Tensor,
+    labels_N: torch.Tensor,
+    *,
+    neighbours: int,
+    queries_Q: torch.Tensor,
+) -> torch.Tensor:
+    """Of some of the images, how many have the label that their nearest others predict; a scalar.
+
+    Not a number where features are not finite, as in `leave_one_out_accuracy`.
+
+    Raises:
+        ValueError: fewer than `neighbours` other images.
+    """
+    if not bool(torch.isfinite(features_ND).all()):
+        return torch.tensor(math.nan, device=features_ND.device)
+    predictions_Q = predict_leave_one_out(
+        features_ND, labels_N, neighbours=neighbours, queries_Q=queries_Q
+    )
+    return (predictions_Q == labels_N[queries_Q]).sum()
+
+
 def predict_leave_one_out(
     features_ND: torch.Tensor,
     labels_N: torch.Tensor,
     *,
     neighbours: int,
     temperature: float = TEMPERATURE,
+    queries_Q: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The label predicted for each image by its nearest others, int64 (N,).
+
+    `queries_Q`: rows of the images to predict, in place of all; then (Q,).
 
     Raises:
         ValueError: fewer than `neighbours` other images.
     """
-    return predict(features_ND, labels_N, None, neighbours=(neighbours,), temperature=temperature)[
-        :, 0
-    ]
+    rows_Q = _all_rows(features_ND) if queries_Q is None else queries_Q
+    return predict(
+        features_ND, labels_N, rows_Q, neighbours=(neighbours,), temperature=temperature
+    )[:, 0]
 
 
 def predict(
     bank_ND: torch.Tensor,
     labels_N: torch.Tensor,
-    queries_QD: torch.Tensor | None,
+    queries: torch.Tensor,
     *,
     neighbours: Sequence[int],
     temperature: float = TEMPERATURE,
@@ -73,27 +99,30 @@ def predict(
 
     Args:
         bank_ND, labels_N: images with known labels.
-        queries_QD: images to judge; None: those of the bank, each by all the others.
+        queries: features of other images, float (Q, D); or rows of the bank, int64 (Q,), each of
+            which is judged by all the others.
         neighbours: J numbers, in any order.
 
     Raises:
         ValueError: the bank has fewer (other) images than neighbours are asked for.
     """
-    leave_one_out = queries_QD is None
+    leave_one_out = queries.ndim == 1
     num_images = bank_ND.shape[0]
     if max(neighbours) > num_images - leave_one_out:
         raise ValueError(f"{max(neighbours)} neighbours asked of {num_images} images")
     bank_ND = normalize(bank_ND.float(), dim=1)
-    unit_QD = bank_ND if queries_QD is None else normalize(queries_QD.float(), dim=1)
-    chunk = max(1, min(CHUNK_QUERIES, CHUNK_COSINES // num_images))
-    predictions = [torch.empty((0, len(neighbours)), dtype=torch.int64, device=bank_ND.device)]
-    for start in range(0, len(unit_QD), chunk):
-        cosines_QN = unit_QD[start : start + chunk] @ bank_ND.T
+    predictions = []
+    for chunk in torch.split(queries, max(1, min(CHUNK_QUERIES, CHUNK_COSINES // num_images))):
+        unit_QD = bank_ND[chunk] if leave_one_out else normalize(chunk.float(), dim=1)
+        cosines_QN = unit_QD @ bank_ND.T
         if leave_one_out:
-            own_Q = torch.arange(cosines_QN.shape[0], device=bank_ND.device)
-            cosines_QN[own_Q, own_Q + start] = -math.inf
+            cosines_QN.scatter_(1, chunk[:, None], -math.inf)
         predictions.append(_weighted_votes(cosines_QN, labels_N, neighbours, temperature))
     return torch.cat(predictions)
+
+
+def _all_rows(features_ND: torch.Tensor) -> torch.Tensor:
+    return torch.arange(len(features_ND), device=features_ND.device)
 
 
 def _weighted_votes(
