@@ -229,6 +229,11 @@ def test_weights_out_of_reach_are_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", unreachable)
     with pytest.raises(EvaluationError, match=r"cannot reach the hub.*need a connection"):
         load_backbone("vit_tiny_patch16_224")
+    with (
+        pytest.raises(EvaluationError, match=r"cannot reach the hub"),
+        pytest.warns(UserWarning, match="deprecated"),
+    ):
+        load_backbone("vit_tiny_patch16_224_in21k")  # an old name of timm's
     with pytest.raises(EvaluationError, match=r"no weights .*random:vit_base_patch32_plus_256"):
         load_backbone("vit_base_patch32_plus_256")
     with pytest.raises(EvaluationError, match=r"no weights.*timm has vit_tiny_patch16_224\.augreg"):

@@ -108,9 +108,11 @@ def _check_weights(name: str) -> None:
     # timm would leave some models without a word with random weights.
     try:
         settings = get_pretrained_cfg(name)
+        # Old names have no settings of their own; timm leads them on to the new ones.
+        has_weights = settings is None or bool(settings.has_weights)
     except RuntimeError:  # a tag that it does not know
-        settings = None
-    if settings is None or not settings.has_weights:
+        has_weights = False
+    if not has_weights:
         architecture = name.partition(".")[0]
         others = timm.list_pretrained(f"{architecture}.*")[:4]
         mend = f"timm has {', '.join(others)}" if others else f"use random:{architecture}"

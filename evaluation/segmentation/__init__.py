@@ -1,0 +1,1 @@
+"""A linear head on frozen patch tokens for semantic segmentation (docs/segmentation.md)."""
