@@ -1,0 +1,1 @@
+"""Logistic regression on frozen features: the paper's fine-grained protocol."""
