@@ -1,5 +1,6 @@
 """Settings of the objective that cannot work, found without importing torch or timm."""
 
+import os
 import re
 
 from online_synclr.config.errors import ConfigError
@@ -26,6 +27,7 @@ def check_objective(config: Config) -> None:
     _check_masks(trainer)
     _check_drop_path(trainer)
     _check_parallel(trainer)
+    _check_distillation(trainer)
 
 
 def _check_positives(config: Config) -> None:
@@ -126,4 +128,28 @@ def _check_parallel(trainer: TrainerConfig) -> None:
         raise ConfigError(
             "trainer.optimizer.name=muon needs whole matrices, of which trainer.parallel=fsdp "
             "leaves each trainer a part; set trainer.parallel=ddp or trainer.optimizer.name=adamw."
+        )
+
+
+def _check_distillation(trainer: TrainerConfig) -> None:
+    distillation = trainer.distillation
+    if not distillation.teacher:
+        return
+    if distillation.class_weight == distillation.patch_weight == 0:
+        raise ConfigError(
+            "trainer.distillation.teacher teaches nothing with class_weight and patch_weight 0; "
+            "raise one, or leave the teacher out."
+        )
+    folder = distillation.teacher.removeprefix("local-dir:")
+    is_path = folder != distillation.teacher or folder.startswith((".", "/"))
+    folder = folder.removesuffix(":student").removesuffix(":teacher")
+    if is_path and not os.path.isdir(os.path.expanduser(folder)):
+        raise ConfigError(
+            f"trainer.distillation.teacher: there is no folder {folder}; name a run, an export as "
+            "local-dir:DIR, or a timm model."
+        )
+    if trainer.shuffle_positives:
+        raise ConfigError(
+            "trainer.shuffle_positives is a control experiment in which nothing may be learned, "
+            "but trainer.distillation.teacher teaches all the same; leave one of them out."
         )

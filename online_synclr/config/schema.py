@@ -374,6 +374,27 @@ class CheckpointConfig(Section):
     keep: Count = 3
 
 
+class DistillationConfig(Section):
+    """Distillation from a frozen teacher (docs/beyond-the-paper-distillation.md)."""
+
+    teacher: HomeName = Field(
+        "",
+        description="Whose features of the global crops the student also imitates: a timm model, "
+        "local-dir:DIR (an export), or a run's folder or checkpoint (:student for its student). "
+        "Empty: none. To learn from it alone, set the weights of the other losses to 0.",
+    )
+    teacher_px: Count | None = Field(
+        None,
+        description="Side of its input; none: so that it has as many patches as the student.",
+    )
+    class_weight: NonNegative = Field(
+        1.0, description="Of the cosine distance of the class token from its pooled feature."
+    )
+    patch_weight: NonNegative = Field(
+        1.0, description="Of the mean cosine distance of the patch tokens from its own."
+    )
+
+
 class TrainerConfig(Section):
     """The learning side."""
 
@@ -412,6 +433,7 @@ class TrainerConfig(Section):
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     contrastive: ContrastiveConfig = Field(default_factory=ContrastiveConfig)
     mim: MimConfig = Field(default_factory=MimConfig)
+    distillation: DistillationConfig = Field(default_factory=DistillationConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     resize_on_resume: bool = Field(

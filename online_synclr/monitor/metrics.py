@@ -42,6 +42,11 @@ LOSS_LOCAL = _declare(
     "loss/local", "nats", "Multi-positive contrastive loss, local crops against global crops."
 )
 LOSS_MIM = _declare("loss/mim", "nats", "Masked image modelling (iBOT) loss on masked tokens.")
+LOSS_DISTILLATION = _declare(
+    "loss/distillation",
+    "1",
+    "Weighted cosine distances of class and patch tokens from the frozen teacher's features.",
+)
 
 TRAINER_UNIQUE_IMAGES = _declare(
     "throughput/trainer_unique_images_per_s",
