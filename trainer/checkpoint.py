@@ -227,6 +227,11 @@ def _sum_intakes(states: list[IntakeState]) -> IntakeState:
 
 
 def _check_format(state: dict[str, Any]) -> None:
+    if "supervised" in state:
+        raise ConfigError(
+            "run.resume: the checkpoint is of a supervised phase (`finetune`), from which a run "
+            "cannot go on; name one of the run itself."
+        )
     if state.get("format") != FORMAT:
         raise ConfigError(
             f"run.resume: the checkpoint has format {state.get('format')}, this version reads "

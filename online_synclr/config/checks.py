@@ -7,6 +7,7 @@ from pathlib import Path
 from online_synclr.config.errors import ConfigError
 from online_synclr.config.objective_checks import check_objective
 from online_synclr.config.schema import BUNDLED_CHECK_SET, EMBEDDED, Config, ImagesConfig
+from online_synclr.config.supervised_checks import check_no_supervised_phase
 
 TORCHRUN_SHUTDOWN_S = 30.0
 """torchrun's default time between its signal and SIGKILL."""
@@ -47,6 +48,7 @@ def check(config: Config, *, num_trainers: int | None = 1) -> None:
     if num_trainers is not None:
         check_shares(config, num_trainers)
     _check_labelled_folder(config.monitor.knn_folder)
+    check_no_supervised_phase(config)
     _check_run_folder(config.run.dir)
     _check_grace(config.run.grace_s)
 

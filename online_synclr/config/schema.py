@@ -395,6 +395,50 @@ class DistillationConfig(Section):
     )
 
 
+class SupervisedConfig(Section):
+    """A phase on labelled images after a run (docs/beyond-the-paper-supervised.md).
+
+    `python -m online_synclr finetune RUN` takes it; a run of its own does not.
+    """
+
+    folder: HomeName = Field(
+        "",
+        description="<class>/<image>, or so below train/ and val/; `check_set`: the bundled "
+        "pictures. Empty: no such phase.",
+    )
+    network: Literal["student", "teacher"] = Field(
+        "student", description="Whose backbone is trained on."
+    )
+    steps: Count = 10_000
+    batch_images: Count = Field(1024, description="Images of one step over all ranks.")
+    peak_lr: Positive = Field(5e-4, description="Of the classifier; see `layer_decay`.")
+    final_lr: NonNegative = 1e-6
+    warmup_steps: CountOrZero = 500
+    layer_decay: ShareAboveZero = Field(
+        0.75, description="Rate of each layer over that of the layer above (BEiT, MAE); 1: equal."
+    )
+    weight_decay: NonNegative = 0.05
+    clip_grad_norm: NonNegative = Field(3.0, description="0: none.")
+    label_smoothing: ShareBelowOne = 0.1
+    drop_path: ShareBelowOne = 0.1
+    ema: ShareBelowOne = Field(
+        0.999,
+        description="Momentum of the average, which checkpoints call teacher; lower at first, "
+        "(1 + step) / (10 + step).",
+    )
+    load_px: Count | None = Field(
+        None,
+        description="Side of the square that pictures are read as, before the views' crop; none: "
+        "trainer.crops.global_px * 256 / 224.",
+    )
+    workers: CountOrZero = Field(
+        4, description="Processes of each rank that read pictures; 0: the rank itself."
+    )
+    val_every_steps: CountOrZero = Field(
+        0, description="Accuracy on val/, if there is one; 0: only at the end."
+    )
+
+
 class TrainerConfig(Section):
     """The learning side."""
 
@@ -434,6 +478,7 @@ class TrainerConfig(Section):
     contrastive: ContrastiveConfig = Field(default_factory=ContrastiveConfig)
     mim: MimConfig = Field(default_factory=MimConfig)
     distillation: DistillationConfig = Field(default_factory=DistillationConfig)
+    supervised: SupervisedConfig = Field(default_factory=SupervisedConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     resize_on_resume: bool = Field(
