@@ -62,9 +62,12 @@ class FrozenTeacher(nn.Module):
         """Stays in evaluation mode, whatever it is a part of."""
         return super().train(False)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, globals_K3gg: torch.Tensor) -> Features:
-        """Features of global crops, normalised as the views are; inference tensors."""
+        """Features of global crops, normalised as the views are.
+
+        Not in inference mode: the loss keeps them for its backward pass.
+        """
         maps = self.model.forward_features(self._as_trained(globals_K3gg))  # type: ignore[operator]
         pooled_KC: torch.Tensor | None = None
         if self._settings.class_weight:

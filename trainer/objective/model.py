@@ -56,9 +56,9 @@ def needs_teacher(trainer: TrainerConfig) -> bool:
 
 
 class Student(nn.Module):
-    """Backbone, projector, predictor, with masked images the MIM head, and perhaps one more.
+    """Backbone, projector, predictor and, with masked images, the MIM head.
 
-    `add_distillation_head` adds it.
+    With a frozen teacher there is also a head that imitates it (`add_distillation_head`).
 
     One call of `forward` a step does everything that has gradients: DistributedDataParallel sees
     one forward pass in which every parameter takes part.

@@ -6,6 +6,9 @@ All that the student is compared with has no gradient and is small: keys, and fe
 tokens. And every loss is a mean over anchors or tokens. So the student may see the batch in parts:
 their losses, and gradients, add up to those of the whole, whatever their number.
 
+A frozen teacher (`trainer.distillation`) looks at each part's crops right before the student does:
+what it says needs no other trainer.
+
 Shapes: N images on this rank, n of them in a part, G global crops of each, K = G * N keys, M keys
 of all trainers, R masked tokens on this rank.
 """

@@ -4,7 +4,6 @@ RUN's checkpoint -> settings, backbone -> loop -> RUN2: checkpoints, metrics, su
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
@@ -239,6 +238,7 @@ def _close(
         "figures": phase.figures,
     }
     write_durably(path, json.dumps(summary, indent=1) + "\n")
-    if not done:
+    if done:
+        print(f"{config.run.dir}: evaluate and export read it like a run", flush=True)
+    else:
         say(f"stopped after step {phase.step}; the same command goes on")
-    sys.stdout.flush()
