@@ -26,9 +26,9 @@ from benchmarks.step_cases import (
     NUM_IMAGES,
     SETTINGS,
     Size,
-    status_bytes,
     build_case,
     build_networks,
+    status_bytes,
     timed,
 )
 from trainer.distributed import Trainers
