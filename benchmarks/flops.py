@@ -7,6 +7,8 @@ Model FLOPs of one step and rank, two a multiply-add, of matrix products alone:
     heads    3 x (G + L) x (projector + predictor) + 1 x G x projector
     MIM      3 x R x (head + Z x K) + 1 x R x (head + Z x K)     R masked tokens, K prototypes
     keys     2 x (G + L) x M x Z          M keys of all trainers; they have no gradient
+    frozen   1 x G x crop(p) + 3 x G x (E x C + T x E x D)    the teacher of trainer.distillation,
+             its pooled feature C and patch tokens D wide; alone, without EMA teacher and keys
 
 a crop with n tokens, E wide:  patches + blocks x (2 n x weights of a block + 4 n^2 E)
 
@@ -24,12 +26,13 @@ share of the matmul rate is what is left of the device after all of those.
 import time
 
 import torch
+from timm.models import VisionTransformer
 from torch import nn
 
 from online_synclr.config.schema import Config
 from trainer.objective.backbone import Backbone
 from trainer.objective.masking import masked_counts
-from trainer.objective.model import SynCLRModel
+from trainer.objective.model import SynCLRModel, needs_teacher
 
 MATMUL_SIDE = {"cuda": 8192, "cpu": 2048}
 """Large enough for the device's best rate; a product takes some 1.5 ms on an H100."""
@@ -48,11 +51,14 @@ def step_flops(config: Config, model: SynCLRModel, num_trainers: int = 1) -> flo
         of_local = crop_flops(backbone, crops.local_px)
         patches += locals_ * patch_flops(backbone, crops.local_px)
     student = 3.0 * (globals_ * of_global + locals_ * of_local) - patches
-    teacher = globals_ * of_global
     projector, predictor = _linear(model.student.projector), _linear(model.student.predictor)
-    heads = 3.0 * (globals_ + locals_) * (projector + predictor) + globals_ * projector
+    heads = 3.0 * (globals_ + locals_) * (projector + predictor)
+    frozen = _frozen_flops(config, model, globals_)
+    if not needs_teacher(trainer):
+        return student + heads + frozen
+    teacher = globals_ * (of_global + projector)
     keys = 2.0 * (globals_ + locals_) * 2.0 * globals_ * num_trainers * trainer.contrastive.out_dim
-    return student + teacher + heads + keys + _mim_flops(config, model, globals_)
+    return student + teacher + heads + keys + frozen + _mim_flops(config, model, globals_)
 
 
 def crop_flops(backbone: Backbone, side_px: int) -> float:
@@ -77,6 +83,20 @@ def _mim_flops(config: Config, model: SynCLRModel, num_globals: int) -> float:
     tokens = (crops.global_px // model.student.backbone.patch_px) ** 2
     masked, tokens_each = masked_counts(num_globals, tokens, config.trainer.mim)
     return 4.0 * masked * tokens_each * (_linear(head.mlp) + 2.0 * head.direction.numel())
+
+
+def _frozen_flops(config: Config, model: SynCLRModel, num_globals: int) -> float:
+    """Of a ViT that teaches in `trainer.distillation`."""
+    frozen, head = model.frozen, model.student.distillation_head
+    if frozen is None or head is None:
+        return 0.0
+    if not isinstance(frozen.model, VisionTransformer):
+        raise ValueError(f"the formula is for ViTs, not for {type(frozen.model).__name__}")
+    tokens = (config.trainer.crops.global_px // model.student.backbone.patch_px) ** 2
+    of_class = 0.0 if head.of_class is None else _linear(head.of_class)
+    of_patches = 0.0 if head.of_patches is None else tokens * _linear(head.of_patches)
+    of_crop = crop_flops(Backbone(frozen.model, mask_token=False), frozen.image_px)
+    return num_globals * (of_crop + 3.0 * (of_class + of_patches))
 
 
 def _linear(module: nn.Module) -> float:

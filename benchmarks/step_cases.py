@@ -175,16 +175,17 @@ def peak_bytes(
     """
     torch.set_num_threads(threads)
     device = torch.device(device_name)
-    before = 0 if device.type == "cuda" else _status_bytes("VmRSS")
+    before = 0 if device.type == "cuda" else status_bytes("VmRSS")
     run = build_case(kind, size, device, settings)
     run()
     run()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return _status_bytes("VmHWM") - before
+    return status_bytes("VmHWM") - before
 
 
-def _status_bytes(field: str) -> int:
+def status_bytes(field: str) -> int:
+    """A figure of this process from /proc, such as VmRSS."""
     found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return 1024 * int(found[1])

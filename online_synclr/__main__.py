@@ -5,6 +5,7 @@
     python -m online_synclr keys DIR [NAME ...]
     python -m online_synclr generate --connect ADDRESS --config ... key=value ...
     python -m online_synclr ledger RUN
+    torchrun --nproc_per_node=8 -m online_synclr finetune RUN --data DIR --out RUN2
     python -m online_synclr replay RUN --groups 10:20 --out DIR
     python -m online_synclr evaluate BACKBONE ... --task knn --data DATA
 
@@ -24,6 +25,7 @@ from pathlib import Path
 from online_synclr import __version__
 from online_synclr.commands.evaluate import evaluate
 from online_synclr.commands.export import export
+from online_synclr.commands.finetune import finetune
 from online_synclr.commands.generate import generate
 from online_synclr.commands.keys import make_keys
 from online_synclr.commands.ledger import show_ledger
@@ -87,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
         "as section.key=value. Instead of all that: `keys DIR` makes keys for several hosts, "
         "`generate --connect ADDRESS` joins a running job as a generator, `ledger RUN` counts what "
         "a run trained on, `replay RUN` renders groups of it again, `plan` says how to split the "
-        "ranks, `evaluate BACKBONE` judges what was learned (each with --help).",
+        "ranks, `evaluate BACKBONE` judges what was learned, `finetune RUN` goes on with labelled "
+        "images (each with --help).",
     )
     parser.add_argument("--config", type=Path, help="YAML file; shipped ones lie in configs/")
     parser.add_argument("--resume", help="auto, never, or a checkpoint (sets run.resume)")
@@ -196,6 +199,7 @@ _SUBCOMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "evaluate": evaluate,
     "export": export,
     "keys": make_keys,
+    "finetune": finetune,
     "generate": generate,
     "ledger": show_ledger,
     "plan": plan,

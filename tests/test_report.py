@@ -116,9 +116,11 @@ class Clock:
         return self.now_s
 
 
-def figures_after(seconds: float, before: Totals) -> tuple[dict[str, float], Figures, Merged]:
+def figures_after(
+    seconds: float, before: Totals, config: Config | None = None
+) -> tuple[dict[str, float], Figures, Merged]:
     clock = Clock()
-    figures = Figures(Config(), before, clock=clock)
+    figures = Figures(config or Config(), before, clock=clock)
     empty = make_intake(received=0, trained=0, group_uses=0)
     peers = [make_peer("g0", 8), make_peer("g1", 8)]
     figures.start(merge([make_report(intake=empty, peers=peers)]), 0)
@@ -133,7 +135,14 @@ def test_every_metric_is_described() -> None:
     assert unknown == []
     assert all(isinstance(value, int | float) for value in values.values())
     fixed = {name for name in metrics.METRICS if "<" not in name} - OF_PROBES
-    assert fixed <= values.keys()
+    fixed = {name for name in fixed if not name.startswith("supervised/")}
+    assert fixed - values.keys() == {metrics.LOSS_DISTILLATION}
+
+
+def test_with_a_frozen_teacher_its_loss_is_told() -> None:
+    config = Config.model_validate({"trainer": {"distillation": {"teacher": "vit_large"}}})
+    values, _, merged = figures_after(20.0, Totals(), config)
+    assert values[metrics.LOSS_DISTILLATION] == merged.losses["distillation"] > 0
 
 
 def test_shares_of_the_sources_stand_beside_what_was_trained_on() -> None:

@@ -21,6 +21,8 @@ from trainer import checkpoint
 from trainer.agreement import Rounds
 from trainer.batch import BatchMaker
 from trainer.checkpoint import Restored
+from trainer.collectives import gather_bytes
+from trainer.distillation.teacher import FrozenTeacher
 from trainer.distributed import Trainers
 from trainer.figures import Figures
 from trainer.first_trainer import FirstTrainer
@@ -252,7 +254,20 @@ def build_step(config: Config, role: TrainerRole, trainers: Trainers) -> TrainSt
         model = build_model(config.trainer, run_seed=config.run.seed, device=trainers.device)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if model.frozen is not None:
+        _check_same_teacher(model.frozen, trainers)
     return TrainStep(config, model=model, trainers=trainers, incarnation=role.incarnation)
+
+
+def _check_same_teacher(frozen: FrozenTeacher, trainers: Trainers) -> None:
+    """Waits for every trainer: each has read the weights for itself, maybe on another machine."""
+    everybodys = gather_bytes(frozen.identity.encode(), trainers.cpu_group)
+    other = next((index for index, one in enumerate(everybodys) if one != everybodys[0]), None)
+    if other is not None:
+        raise ConfigError(
+            f"trainer.distillation.teacher: trainers 0 and {other} found different weights under "
+            "that name; give all machines the same files."
+        )
 
 
 def build_batches(config: Config, role: TrainerRole, trainers: Trainers) -> BatchMaker:

@@ -86,6 +86,7 @@ def save(
         "format": FORMAT,
         "step": step,
         "config": config_yaml,
+        "frozen_teacher": _frozen_identity(train),
         **networks,
         "ranks": [as_tensor(rank) for rank in ranks],
         "totals": as_tensor(totals.encode()),
@@ -166,6 +167,7 @@ def restore(
     _check_format(state)
     _check_size(state, config, trainers)
     state = resampled(state, config, train, say if trainers.is_first else lambda text: None)
+    _check_frozen_teacher(state, train)
     _check_shapes(state, train, config)
     load_weights(train.model.student, state["student"])
     load_weights(train.model.teacher, state["teacher"])
@@ -246,6 +248,11 @@ def _sum_intakes(states: list[IntakeState]) -> IntakeState:
 
 
 def _check_format(state: dict[str, Any]) -> None:
+    if "supervised" in state:
+        raise ConfigError(
+            "run.resume: the checkpoint is of a supervised phase (`finetune`), from which a run "
+            "cannot go on; name one of the run itself."
+        )
     if state.get("format") != FORMAT:
         raise ConfigError(
             f"run.resume: the checkpoint has format {state.get('format')}, this version reads "
@@ -269,6 +276,25 @@ def _check_size(state: dict[str, Any], config: Config, trainers: Trainers) -> No
             "trainer.resize_on_resume keeps the global batch, but trainer.batch_groups was "
             f"{groups} and is {config.trainer.batch_groups}; set it back."
         )
+
+
+def _frozen_identity(train: TrainStep) -> str:
+    return "" if train.model.frozen is None else train.model.frozen.identity
+
+
+def _check_frozen_teacher(state: dict[str, Any], train: TrainStep) -> None:
+    """It is not saved, and another one would teach something else from here on."""
+    saved, now = state.get("frozen_teacher", ""), _frozen_identity(train)
+    if saved == now:
+        return
+    # Checkpoints of before there was such a setting have none.
+    section = yaml.safe_load(state["config"])["trainer"].get("distillation") or {}
+    had = f"with trainer.distillation.teacher={section.get('teacher')}" if saved else "without one"
+    what = "is another model, or sees another size, now" if saved and now else "differs"
+    raise ConfigError(
+        f"run.resume: the checkpoint was written {had}, and the frozen teacher {what}; set "
+        "trainer.distillation back, or name another run.dir to start anew."
+    )
 
 
 def _check_shapes(state: dict[str, Any], train: TrainStep, config: Config) -> None:

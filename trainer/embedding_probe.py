@@ -71,8 +71,11 @@ class EmbeddingProbe:
             )
 
     def is_due(self, step: int) -> bool:
-        """Whether what was collected is to be measured after `step` steps."""
-        return self._collecting and step % self._every == 0
+        """Whether what was collected is to be measured after `step` steps.
+
+        Never where only a frozen teacher teaches: no average teacher has seen anything.
+        """
+        return self._collecting and bool(self._rows) and step % self._every == 0
 
     def measure(self) -> dict[str, float]:
         """The figures, by metric, of all trainers. Waits for them and for the device."""

@@ -61,6 +61,7 @@ class Figures:
         self._attempts = attempts or Attempts()
         self._saves = saves or SaveRecord(before.checkpoints_failed)
         self._images_per_group = config.images_per_group
+        self._distils = bool(config.trainer.distillation.teacher)
         self._temperatures = {
             metrics.OPTIM_TEMPERATURE: config.trainer.contrastive.temperature,
             metrics.OPTIM_STUDENT_TEMPERATURE: config.trainer.mim.student_temperature,
@@ -186,7 +187,9 @@ class Figures:
             self._gone_s += now_s - max(self._start_s, since_s)
 
     def _losses(self, merged: Merged) -> dict[str, float]:
+        distillation = merged.losses["distillation"]
         return {
+            **({metrics.LOSS_DISTILLATION: distillation} if self._distils else {}),
             metrics.LOSS_TOTAL: merged.losses["total"],
             metrics.LOSS_GLOBAL: merged.losses["global"],
             metrics.LOSS_LOCAL: merged.losses["local"],

@@ -87,14 +87,16 @@ class MicroBatches:
         views: Views | None,
         step: int,
     ) -> Targets:
+        ids = self._objective.identities(
+            batch.captions_N2, batch.concepts_N2, batch.images_N2, step
+        )
+        if not self._objective.needs_teacher:
+            return self._objective.targets(None, ids, step)
         outputs = [self._teach(parts[0], batch, params, views)]
         for part in parts[1:]:
             # The prototypes are the same for each part, and 65,536 of them are not small.
             output = self._teach(part, batch, params, views)
             outputs.append(output._replace(prototypes_PZ=None))
-        ids = self._objective.identities(
-            batch.captions_N2, batch.concepts_N2, batch.images_N2, step
-        )
         output = _in_order(outputs, parts)
         self._on_teacher(output, batch)
         return self._objective.targets(output, ids, step)
@@ -119,8 +121,9 @@ class MicroBatches:
         if views is None:
             views = self._views(batch, params, part)
         with gradient_sync(self._student, on=last):
+            of_part = self._objective.with_frozen(targets.of(part), views)
             students = self._objective.predict(views, part.mask)
-            losses = self._objective.compare(students, targets.of(part))
+            losses = self._objective.compare(students, of_part)
             torch.autograd.backward(losses.total)
         return losses.detached()
 

@@ -22,6 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from online_synclr.config.schema import TrainerConfig
+from trainer.distillation.teacher import FrozenTeacher
 from trainer.distributed import Trainers
 from trainer.objective.ema import EmaUpdate
 from trainer.objective.model import Student, StudentOutput, SynCLRModel, Teacher
@@ -38,7 +39,10 @@ def shard_if_asked(model: SynCLRModel, settings: TrainerConfig, trainers: Traine
     mesh = _mesh(trainers.device_group, trainers.device.type)
     _shard_student(model.student, mesh)
     _shard_teacher(model.teacher, mesh)
-    return SynCLRModel(model.student, model.teacher, EmaUpdate(model.teacher, model.student))
+    if model.frozen is not None:
+        _shard_frozen(model.frozen, mesh)
+    ema = EmaUpdate(model.teacher, model.student)
+    return SynCLRModel(model.student, model.teacher, ema, model.frozen)
 
 
 def is_sharded(network: nn.Module) -> bool:
@@ -54,7 +58,8 @@ def _mesh(group: dist.ProcessGroup, device_type: str) -> DeviceMesh:
 def _shard_student(student: Student, mesh: DeviceMesh) -> None:
     for block in student.backbone.vit.blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
-    for head in _with_weights(student.projector, student.predictor, student.mim_head):
+    heads = (student.projector, student.predictor, student.mim_head, student.distillation_head)
+    for head in _with_weights(*heads):
         fully_shard(head, mesh=mesh, reshard_after_forward=False)
     student.register_forward_hook(_without_views)  # before FSDP's own, which warns of views
     fully_shard(student, mesh=mesh, reshard_after_forward=False)
@@ -66,6 +71,14 @@ def _shard_teacher(teacher: Teacher, mesh: DeviceMesh) -> None:
     for module in (*teacher.backbone.vit.blocks, *heads, teacher):
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
     teacher.register_forward_hook(_forget_order)
+
+
+def _shard_frozen(frozen: FrozenTeacher, mesh: DeviceMesh) -> None:
+    """Block by block where the model has blocks in a row, else as one group."""
+    blocks = getattr(frozen.model, "blocks", None)
+    for module in (*(blocks if isinstance(blocks, nn.Sequential) else ()), frozen):
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    frozen.register_forward_hook(_forget_order)
 
 
 def _with_weights(*heads: nn.Module | None) -> list[nn.Module]:

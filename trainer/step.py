@@ -83,6 +83,7 @@ class TrainStep:
                 self.model.teacher,
                 self._trainers.device_group,
                 incarnation=self._incarnation,
+                frozen=self.model.frozen,
             )
             trainer = self._config.trainer
             dtype = network_dtype(trainer.precision, self._trainers.device)

@@ -14,7 +14,7 @@ from trainer.objective.objective import LossParts
 PARTS = ("total", "global", "local", "mim", "grad_norm")
 """What is looked at for being finite, in the order of a step's flags."""
 
-FIELDS = ("total", "global", "local", "mim", "grad_norm", "same_concept_share", "repeated_share")
+FIELDS = (*PARTS, "same_concept_share", "repeated_share", "distillation")
 
 
 class DivergedLossError(RuntimeError):
@@ -61,6 +61,9 @@ class StepMeter:
     def add(self, parts: LossParts, grad_norm: torch.Tensor, flags: torch.Tensor) -> None:
         """Note one step. `flags`: `non_finite_flags`, the largest of all ranks."""
         bad = is_bad(flags)
+        distillation = (
+            parts.total.new_zeros(()) if parts.distillation is None else parts.distillation
+        )
         values = torch.stack(
             [
                 parts.total.detach().float(),
@@ -70,6 +73,7 @@ class StepMeter:
                 grad_norm.float(),
                 parts.metrics["same_concept_share"].float(),
                 parts.metrics["repeated_share"].float(),
+                distillation.detach().float(),
             ]
         )
         self._sums += torch.where(bad > 0, torch.zeros_like(values), values)

@@ -15,6 +15,7 @@ from online_synclr.config.schema import (
     Config,
     ImagesConfig,
 )
+from online_synclr.config.supervised_checks import check_no_supervised_phase
 
 TORCHRUN_SHUTDOWN_S = 30.0
 """torchrun's default time between its signal and SIGKILL."""
@@ -56,6 +57,7 @@ def check(config: Config, *, num_trainers: int | None = 1) -> None:
         check_shares(config, num_trainers)
     _check_high_resolution(config)
     _check_labelled_folder(config.monitor.knn_folder)
+    check_no_supervised_phase(config)
     _check_run_folder(config.run.dir)
     _check_grace(config.run.grace_s)
 

@@ -1,5 +1,6 @@
 """Settings of the objective that cannot work, found without importing torch or timm."""
 
+import os
 import re
 
 from online_synclr.config.errors import ConfigError
@@ -35,6 +36,7 @@ def check_objective(config: Config) -> None:
     _check_parallel(trainer)
     _check_blocks(trainer)
     _check_initial_weights(trainer)
+    _check_distillation(trainer)
 
 
 def _check_positives(config: Config) -> None:
@@ -152,4 +154,28 @@ def _check_initial_weights(trainer: TrainerConfig) -> None:
         raise ConfigError(
             f"trainer.pretrained is short for trainer.init_from={trainer.backbone}, but "
             f"trainer.init_from={trainer.init_from}; leave one of them out."
+        )
+
+
+def _check_distillation(trainer: TrainerConfig) -> None:
+    distillation = trainer.distillation
+    if not distillation.teacher:
+        return
+    if distillation.class_weight == distillation.patch_weight == 0:
+        raise ConfigError(
+            "trainer.distillation.teacher teaches nothing with class_weight and patch_weight 0; "
+            "raise one, or leave the teacher out."
+        )
+    folder = distillation.teacher.removeprefix("local-dir:")
+    is_path = folder != distillation.teacher or folder.startswith((".", "/"))
+    folder = folder.removesuffix(":student").removesuffix(":teacher")
+    if is_path and not os.path.isdir(os.path.expanduser(folder)):
+        raise ConfigError(
+            f"trainer.distillation.teacher: there is no folder {folder}; name a run, an export as "
+            "local-dir:DIR, or a timm model."
+        )
+    if trainer.shuffle_positives:
+        raise ConfigError(
+            "trainer.shuffle_positives is a control experiment in which nothing may be learned, "
+            "but trainer.distillation.teacher teaches all the same; leave one of them out."
         )

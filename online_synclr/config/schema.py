@@ -427,6 +427,71 @@ class CheckpointConfig(Section):
     keep: Count = 3
 
 
+class DistillationConfig(Section):
+    """Distillation from a frozen teacher (docs/beyond-the-paper-distillation.md)."""
+
+    teacher: HomeName = Field(
+        "",
+        description="Whose features of the global crops the student also imitates: a timm model, "
+        "local-dir:DIR (an export), or a run's folder or checkpoint (:student for its student). "
+        "Empty: none. To learn from it alone, set the weights of the other losses to 0.",
+    )
+    teacher_px: Count | None = Field(
+        None,
+        description="Side of its input; none: so that it has as many patches as the student.",
+    )
+    class_weight: NonNegative = Field(
+        1.0, description="Of the cosine distance of the class token from its pooled feature."
+    )
+    patch_weight: NonNegative = Field(
+        1.0, description="Of the mean cosine distance of the patch tokens from its own."
+    )
+
+
+class SupervisedConfig(Section):
+    """A phase on labelled images after a run (docs/beyond-the-paper-supervised.md).
+
+    `python -m online_synclr finetune RUN` takes it; a run of its own does not.
+    """
+
+    folder: HomeName = Field(
+        "",
+        description="<class>/<image>, or so below train/ and val/; `check_set`: the bundled "
+        "pictures. Empty: no such phase.",
+    )
+    network: Literal["student", "teacher"] = Field(
+        "student", description="Whose backbone is trained on."
+    )
+    steps: Count = 10_000
+    batch_images: Count = Field(1024, description="Images of one step over all ranks.")
+    peak_lr: Positive = Field(5e-4, description="Of the classifier; see `layer_decay`.")
+    final_lr: NonNegative = 1e-6
+    warmup_steps: CountOrZero = 500
+    layer_decay: ShareAboveZero = Field(
+        0.75, description="Rate of each layer over that of the layer above (BEiT, MAE); 1: equal."
+    )
+    weight_decay: NonNegative = 0.05
+    clip_grad_norm: NonNegative = Field(3.0, description="0: none.")
+    label_smoothing: ShareBelowOne = 0.1
+    drop_path: ShareBelowOne = 0.1
+    ema: ShareBelowOne = Field(
+        0.999,
+        description="Momentum of the average, which checkpoints call teacher; lower at first, "
+        "(1 + step) / (10 + step).",
+    )
+    load_px: Count | None = Field(
+        None,
+        description="Side of the square that pictures are read as, before the views' crop; none: "
+        "trainer.crops.global_px * 256 / 224.",
+    )
+    workers: CountOrZero = Field(
+        4, description="Processes of each rank that read pictures; 0: the rank itself."
+    )
+    val_every_steps: CountOrZero = Field(
+        0, description="Accuracy on val/, if there is one; 0: only at the end."
+    )
+
+
 class TrainerConfig(Section):
     """The learning side."""
 
@@ -472,6 +537,8 @@ class TrainerConfig(Section):
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     contrastive: ContrastiveConfig = Field(default_factory=ContrastiveConfig)
     mim: MimConfig = Field(default_factory=MimConfig)
+    distillation: DistillationConfig = Field(default_factory=DistillationConfig)
+    supervised: SupervisedConfig = Field(default_factory=SupervisedConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     resize_on_resume: bool = Field(

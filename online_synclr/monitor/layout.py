@@ -53,7 +53,13 @@ LEARNING = Category(
     (
         Chart(
             "Losses",
-            (metrics.LOSS_TOTAL, metrics.LOSS_GLOBAL, metrics.LOSS_LOCAL, metrics.LOSS_MIM),
+            (
+                metrics.LOSS_TOTAL,
+                metrics.LOSS_GLOBAL,
+                metrics.LOSS_LOCAL,
+                metrics.LOSS_MIM,
+                metrics.LOSS_DISTILLATION,
+            ),
         ),
         Chart("kNN accuracy", (metrics.KNN_ACCURACY,)),
         Chart(

@@ -42,6 +42,11 @@ LOSS_LOCAL = _declare(
     "loss/local", "nats", "Multi-positive contrastive loss, local crops against global crops."
 )
 LOSS_MIM = _declare("loss/mim", "nats", "Masked image modelling (iBOT) loss on masked tokens.")
+LOSS_DISTILLATION = _declare(
+    "loss/distillation",
+    "1",
+    "Weighted cosine distances of class and patch tokens from the frozen teacher's features.",
+)
 
 TRAINER_UNIQUE_IMAGES = _declare(
     "throughput/trainer_unique_images_per_s",
@@ -258,6 +263,22 @@ OPTIM_TEACHER_TEMPERATURE = _declare(
 )
 OPTIM_NON_FINITE = _declare(
     "optim/non_finite_steps", "steps", "Steps so far whose loss or gradient was not finite."
+)
+
+SUPERVISED_LOSS = _declare(
+    "supervised/loss", "nats", "Cross-entropy with smoothed labels on labelled images (`finetune`)."
+)
+SUPERVISED_ACCURACY = _declare(
+    "supervised/accuracy", "share", "Of the training crops, how many got their image's class."
+)
+SUPERVISED_VAL_ACCURACY = _declare(
+    "supervised/val_accuracy", "share", "The same on the whole images of val/, no augmentation."
+)
+SUPERVISED_VAL_ACCURACY_EMA = _declare(
+    "supervised/val_accuracy_ema", "share", "The same of the average of the network's weights."
+)
+SUPERVISED_IMAGES = _declare(
+    "supervised/images_per_s", "images/s", "Labelled images trained on, all ranks, since last told."
 )
 
 KNN_ACCURACY = _declare(

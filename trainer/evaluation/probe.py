@@ -6,6 +6,7 @@ A run shares the same measurement out over its trainers (`trainer.shared_knn`).
 import torch
 
 from online_synclr.config import Config, ConfigError
+from online_synclr.config.schema import DistillationConfig
 from trainer.evaluation.features import extract, raw_pixels
 from trainer.evaluation.image_folder import LabelledImages, load_images, resolve_folder
 from trainer.evaluation.knn import leave_one_out_accuracy
@@ -55,7 +56,8 @@ class KnnProbe:
         """
         if self._images is None:
             return {}
-        fresh = self._config.trainer.model_copy(update={"pretrained": False})
+        alone = {"pretrained": False, "distillation": DistillationConfig()}
+        fresh = self._config.trainer.model_copy(update=alone)
         model = build_model(fresh, run_seed=seed, device=self._device)
         random_weights = self.accuracy(model.teacher.backbone)
         assert random_weights is not None

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from online_synclr.config.schema import TrainerConfig
+from online_synclr.config.schema import DistillationConfig, TrainerConfig
 from online_synclr.seeds import derive_seed
+from trainer.distillation.head import DistillationHead, Features
+from trainer.distillation.teacher import FrozenTeacher, build_frozen_teacher
 from trainer.objective.backbone import Backbone, build_backbone
 from trainer.objective.compiled import compile_networks
 from trainer.objective.ema import EmaUpdate
@@ -20,12 +22,17 @@ from trainer.objective.precision import unfuse_slow_attention
 
 
 class StudentOutput(NamedTuple):
-    """Anchors of both kinds of crops, and the masked tokens' features and their prototypes."""
+    """Anchors of both kinds of crops, and the masked tokens' features and their prototypes.
+
+    With a frozen teacher also imitations of its features (`trainer.distillation.head.Features`).
+    """
 
     globals_KZ: torch.Tensor
     locals_KZ: torch.Tensor
     patches_RZ: torch.Tensor | None
     prototypes_PZ: torch.Tensor | None
+    imitated_class_KC: torch.Tensor | None = None
+    imitated_patches_KTD: torch.Tensor | None = None
 
 
 class TeacherOutput(NamedTuple):
@@ -45,8 +52,17 @@ def masked_images(trainer: TrainerConfig) -> bool:
     return trainer.mim.weight > 0
 
 
+def needs_teacher(trainer: TrainerConfig) -> bool:
+    """Whether any loss reads what the EMA teacher says; not so where a frozen one says it all."""
+    contrastive = trainer.contrastive
+    weights = (contrastive.global_weight, contrastive.local_weight, trainer.mim.weight)
+    return not trainer.distillation.teacher or any(weight > 0 for weight in weights)
+
+
 class Student(nn.Module):
     """Backbone, projector, predictor and, with masked images, the MIM head.
+
+    With a frozen teacher there is also a head that imitates it (`add_distillation_head`).
 
     One call of `forward` a step does everything that has gradients: DistributedDataParallel sees
     one forward pass in which every parameter takes part.
@@ -60,6 +76,16 @@ class Student(nn.Module):
         self.projector = build_projector(embed_dim, trainer.contrastive)
         self.predictor = build_predictor(trainer.contrastive)
         self.mim_head = MimHead(embed_dim, trainer.mim) if with_mim else None
+        self.distillation_head: DistillationHead | None = None
+
+    def add_distillation_head(self, settings: DistillationConfig, frozen: FrozenTeacher) -> None:
+        """Have the student imitate `frozen`, too."""
+        self.distillation_head = DistillationHead(
+            self.backbone.embed_dim,
+            settings,
+            class_dim=frozen.class_dim,
+            patch_dim=frozen.patch_dim,
+        )
 
     def forward(
         self,
@@ -81,12 +107,19 @@ class Student(nn.Module):
         """
         cls_KE, patches_KTE = self.backbone.forward_tokens(globals_, mask_KT)
         num_globals = cls_KE.shape[0]
+        imitated = Features(None, None)
+        if self.distillation_head is not None:
+            imitated = self.distillation_head(cls_KE, patches_KTE)
         if locals_.shape[0]:
             cls_KE = torch.cat((cls_KE, self.backbone.forward_tokens(locals_)[0]))
         anchors_KZ = self.predictor(self.projector(cls_KE))
         patches_RZ, prototypes_PZ = _patches(self.mim_head, patches_KTE, index_R)
         return StudentOutput(
-            anchors_KZ[:num_globals], anchors_KZ[num_globals:], patches_RZ, prototypes_PZ
+            anchors_KZ[:num_globals],
+            anchors_KZ[num_globals:],
+            patches_RZ,
+            prototypes_PZ,
+            *imitated,
         )
 
 
@@ -116,11 +149,15 @@ class Teacher(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class SynCLRModel:
-    """Student and teacher of one run, and the update that ties them."""
+    """Student and teacher of one run, and the update that ties them.
+
+    `frozen`: the teacher of `trainer.distillation`, if there is one.
+    """
 
     student: Student
     teacher: Teacher
     ema: EmaUpdate
+    frozen: FrozenTeacher | None = None
 
 
 def build_model(
@@ -138,11 +175,16 @@ def build_model(
 
     Raises:
         ValueError: the backbone does not fit (see `build_backbone`), or it cannot be compiled here.
+        ConfigError: there is no such frozen teacher.
     """
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: it would seed the GPUs' generators too, which are not restored.
         torch.default_generator.manual_seed(derive_seed("init", run_seed))
         student, teacher = Student(trainer), Teacher(trainer)
+        frozen = build_frozen_teacher(trainer, student.backbone.patch_px)
+        if frozen is not None:
+            student.add_distillation_head(trainer.distillation, frozen)
+            frozen.to(device)
     for network in (student, teacher):
         network.to(device)
         unfuse_slow_attention(network, trainer.precision, torch.device(device))
@@ -150,7 +192,7 @@ def build_model(
         compile_networks(student, teacher)
     ema = EmaUpdate(teacher, student)
     ema.copy()
-    return SynCLRModel(student, teacher, ema)
+    return SynCLRModel(student, teacher, ema, frozen)
 
 
 def _patches(

@@ -6,6 +6,9 @@ All that the student is compared with has no gradient and is small: keys, and fe
 tokens. And every loss is a mean over anchors or tokens. So the student may see the batch in parts:
 their losses, and gradients, add up to those of the whole, whatever their number.
 
+A frozen teacher (`trainer.distillation`) looks at each part's crops right before the student does:
+what it says needs no other trainer.
+
 Shapes: N images on this rank, n of them in a part, G global crops of each, K = G * N keys, M keys
 of all trainers, R masked tokens on this rank.
 """
@@ -17,13 +20,21 @@ import torch.distributed as dist
 from torch import nn
 
 from online_synclr.config.schema import Config
+from trainer.distillation.head import Features, distillation_loss
+from trainer.distillation.teacher import FrozenTeacher
 from trainer.objective.contrastive import Candidates, candidates, contrastive_loss
 from trainer.objective.gather import Trainers
 from trainer.objective.ids import occurrences
 from trainer.objective.masking import Mask, draw_mask
 from trainer.objective.mim import Targets as PatchTargets
 from trainer.objective.mim import mim_loss
-from trainer.objective.model import StudentOutput, Teacher, TeacherOutput, masked_images
+from trainer.objective.model import (
+    StudentOutput,
+    Teacher,
+    TeacherOutput,
+    masked_images,
+    needs_teacher,
+)
 from trainer.objective.parts import Part
 from trainer.objective.patch_scores import PatchScores
 from trainer.objective.precision import autocast
@@ -38,6 +49,8 @@ from trainer.objective.views import Views
 class LossParts:
     """Float32 scalars on the device; `total` is the weighted sum and alone needs a backward.
 
+    `distillation`: none without a frozen teacher.
+
     Those of a part of the batch are its share: the parts' sum is the whole's. `metrics` are without
     gradient, equal on every rank and in every part: `same_concept_share`, of the candidates that
     are not positives those of the image's own concept, mean over the images (possible false
@@ -49,6 +62,7 @@ class LossParts:
     local: torch.Tensor
     mim: torch.Tensor
     metrics: dict[str, torch.Tensor]
+    distillation: torch.Tensor | None = None
 
     def detached(self) -> "LossParts":
         """The same figures without the graph behind them."""
@@ -58,6 +72,7 @@ class LossParts:
             self.local.detach(),
             self.mim.detach(),
             self.metrics,
+            None if self.distillation is None else self.distillation.detach(),
         )
 
     def plus(self, other: "LossParts") -> "LossParts":
@@ -68,6 +83,9 @@ class LossParts:
             self.local + other.local,
             self.mim + other.mim,
             self.metrics,
+            None
+            if self.distillation is None or other.distillation is None
+            else self.distillation + other.distillation,
         )
 
 
@@ -75,13 +93,16 @@ class LossParts:
 class Targets:
     """What the student of a step is compared with; nothing in it has a gradient.
 
-    `patches`: none without masked images. `share`: of the rank's images, how many these are for.
+    `against`: none where only a frozen teacher teaches. `patches`: none without masked images.
+    `share`: of the rank's images, how many these are for. `taught`: the frozen teacher's features;
+    none without one, or while they are not there.
     """
 
-    against: Candidates
+    against: Candidates | None
     patches: PatchTargets | None
     share: float
     metrics: dict[str, torch.Tensor]
+    taught: Features | None = None
 
     def of(self, part: Part) -> "Targets":
         """The targets of a part of the images those of the whole batch are for."""
@@ -89,7 +110,7 @@ class Targets:
             return self
         return replace(
             self,
-            against=self.against.of_images(part.rows_n),
+            against=None if self.against is None else self.against.of_images(part.rows_n),
             patches=None if self.patches is None else self.patches.of_tokens(part.tokens),
             share=part.share,
         )
@@ -124,6 +145,7 @@ class Objective:
         process_group: "dist.ProcessGroup | None" = None,
         *,
         incarnation: int = 0,
+        frozen: FrozenTeacher | None = None,
     ) -> None:
         """Bind the networks.
 
@@ -133,6 +155,7 @@ class Objective:
             teacher: the teacher, on the same device.
             process_group: the trainers', or none for a single one.
             incarnation: of the run; with seed, rank and step it keys masks and exchanges.
+            frozen: the teacher of `trainer.distillation`, on the same device.
         """
         self._trainer = config.trainer
         self._run_seed = config.run.seed
@@ -140,6 +163,7 @@ class Objective:
         self._images_per_group = config.images_per_group
         self._student = student
         self._teacher = teacher
+        self._frozen = frozen
         self._trainers = Trainers(process_group)
 
     def losses(
@@ -167,8 +191,14 @@ class Objective:
         if mask is not None:
             mask = mask.to(views.globals_.device)
         ids = self.identities(class_ids, concept_ids, image_ids, step)
-        targets = self.targets(self.teach(views.globals_, mask), ids, step)
+        teachers = self.teach(views.globals_, mask) if self.needs_teacher else None
+        targets = self.with_frozen(self.targets(teachers, ids, step), views)
         return self.compare(self.predict(views, mask), targets)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the EMA teacher has to look at the crops at all."""
+        return needs_teacher(self._trainer)
 
     def draw_mask(self, num_images: int, step: int) -> Mask | None:
         """The step's mask, on the CPU; none when masked images are not part of the objective."""
@@ -204,23 +234,54 @@ class Objective:
             output: StudentOutput = self._student(views.globals_, views.locals_, mask_KT, index_R)
         return output
 
-    def targets(self, teachers: TeacherOutput, ids: Identities, step: int) -> Targets:
-        """What to compare the student with; here trainers meet. `ids` are of this rank's images."""
-        keys = self._gather_identities(ids, teachers.keys_KZ.shape[0])
+    def targets(self, teachers: TeacherOutput | None, ids: Identities, step: int) -> Targets:
+        """What to compare the student with; here trainers meet. `ids` are of this rank's images.
+
+        `teachers`: none where only a frozen teacher teaches.
+        """
+        num_keys = self._trainer.crops.globals_per_image * ids.classes.shape[0]
+        keys = self._gather_identities(ids, num_keys)
+        if teachers is None:
+            return Targets(None, None, 1.0, self._metrics(keys))
         against = self._candidates(teachers.keys_KZ, ids, keys)
         return Targets(against, self._patch_targets(teachers, step), 1.0, self._metrics(keys))
+
+    def with_frozen(self, targets: Targets, views: Views) -> Targets:
+        """The targets with the frozen teacher's, if there is one, of the images they are for.
+
+        No trainers meet in it but those that a sharded teacher is spread over.
+        """
+        if self._frozen is None:
+            return targets
+        with autocast(self._trainer.precision, views.globals_.device):
+            return replace(targets, taught=self._frozen(views.globals_))
 
     def compare(self, students: StudentOutput, targets: Targets) -> LossParts:
         """The losses of all images that the targets are for."""
         settings = self._trainer.contrastive
         against, tau, share = targets.against, settings.temperature, targets.share
-        global_ = contrastive_loss(students.globals_KZ, against, temperature=tau, own_key=True)
-        local = contrastive_loss(students.locals_KZ, against, temperature=tau, own_key=False)
+        if against is None:
+            # Zero, and gradients of zero: every parameter takes part in averaging them.
+            global_ = 0.0 * students.globals_KZ.float().sum()
+            local = 0.0 * students.locals_KZ.float().sum()
+        else:
+            global_ = contrastive_loss(students.globals_KZ, against, temperature=tau, own_key=True)
+            local = contrastive_loss(students.locals_KZ, against, temperature=tau, own_key=False)
         global_, local = share * global_, share * local
         mim = self._mim(students, targets.patches)
         total = settings.global_weight * global_ + self._trainer.mim.weight * mim
         total = total + settings.local_weight * local
-        return LossParts(total, global_, local, mim, targets.metrics)
+        distillation = self._distillation(students, targets)
+        if distillation is not None:
+            total = total + distillation
+        return LossParts(total, global_, local, mim, targets.metrics, distillation)
+
+    def _distillation(self, students: StudentOutput, targets: Targets) -> torch.Tensor | None:
+        if targets.taught is None:
+            return None
+        imitated = Features(students.imitated_class_KC, students.imitated_patches_KTD)
+        settings = self._trainer.distillation
+        return targets.share * distillation_loss(imitated, targets.taught, settings)
 
     def _patch_targets(self, teachers: TeacherOutput, step: int) -> PatchTargets | None:
         if teachers.patches_RZ is None or teachers.prototypes_PZ is None:

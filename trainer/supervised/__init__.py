@@ -1,0 +1,1 @@
+"""The supervised phase after a run: `python -m online_synclr finetune`."""
