@@ -55,9 +55,8 @@ def fit(
     """Minimise `loss_and_gradient` until `gradient <= tolerance`.
 
     In float64, whatever the device: the line search compares losses summed over all images, and in
-    float32 their rounding ends it at gradients around 1e-4, before weak penalties have any say. The
-    sum is what is handed to L-BFGS, and not the mean, as torch's forgets curvatures below an
-    absolute 1e-10.
+    float32 their rounding ends it at gradients near 1e-4 where the loss is not small. The sum is
+    handed to L-BFGS, and not the mean, as torch's forgets curvatures below an absolute 1e-10.
 
     Args:
         start: where to begin; none: with weights of zero and biases that give each class its share
@@ -89,7 +88,7 @@ def fit(
 
 
 def _shares_only(problem: Problem) -> Classifier:
-    """Without weights. Each class counts once more than it has images: a share of 0 has no logit."""
+    """Without weights. Each class counts as having one image more: a share of 0 has no logit."""
     features_ND, targets = problem.features_ND, problem.targets
     weight_CD = features_ND.new_zeros(problem.num_classes, features_ND.shape[1])
     if targets.ndim == 1:
