@@ -109,15 +109,15 @@ def _judge(
     loss, by_weight_CD, by_bias_C = loss_and_gradient(
         problem, classifier.weight_CD, classifier.bias_C, l2
     )
-    largest = torch.maximum(by_weight_CD.abs().max(), by_bias_C.abs().max())
-    gradient = largest.item() / problem.num_images
+    largest = torch.maximum(by_weight_CD.abs().max(), by_bias_C.abs().max()).item()
     state = optimizer.state[optimizer.param_groups[0]["params"][0]]
     return Fit(
         classifier=classifier,
         l2=l2,
         loss=loss.item() / problem.num_images,
-        gradient=gradient,
+        gradient=largest / problem.num_images,
         iterations=state["n_iter"],
         evaluations=state["func_evals"],
-        converged=gradient <= tolerance,
+        # As the optimiser compares: rounding must not part the two.
+        converged=largest <= tolerance * problem.num_images,
     )
