@@ -55,9 +55,8 @@ def fit(
     """Minimise `loss_and_gradient` until `gradient <= tolerance`.
 
     In float64, whatever the device: the line search compares losses summed over all images, and in
-    float32 their rounding ends it at gradients around 1e-4, before weak penalties have any say. The
-    sum is what is handed to L-BFGS, and not the mean, as torch's forgets curvatures below an
-    absolute 1e-10.
+    float32 their rounding ends it at gradients near 1e-4 where the loss is not small. The sum is
+    handed to L-BFGS, and not the mean, as torch's forgets curvatures below an absolute 1e-10.
 
     Args:
         start: where to begin; none: with weights of zero and biases that give each class its share
@@ -89,7 +88,7 @@ def fit(
 
 
 def _shares_only(problem: Problem) -> Classifier:
-    """Without weights. Each class counts once more than it has images: a share of 0 has no logit."""
+    """Without weights. Each class counts as having one image more: a share of 0 has no logit."""
     features_ND, targets = problem.features_ND, problem.targets
     weight_CD = features_ND.new_zeros(problem.num_classes, features_ND.shape[1])
     if targets.ndim == 1:
@@ -110,15 +109,15 @@ def _judge(
     loss, by_weight_CD, by_bias_C = loss_and_gradient(
         problem, classifier.weight_CD, classifier.bias_C, l2
     )
-    largest = torch.maximum(by_weight_CD.abs().max(), by_bias_C.abs().max())
-    gradient = largest.item() / problem.num_images
+    largest = torch.maximum(by_weight_CD.abs().max(), by_bias_C.abs().max()).item()
     state = optimizer.state[optimizer.param_groups[0]["params"][0]]
     return Fit(
         classifier=classifier,
         l2=l2,
         loss=loss.item() / problem.num_images,
-        gradient=gradient,
+        gradient=largest / problem.num_images,
         iterations=state["n_iter"],
         evaluations=state["func_evals"],
-        converged=gradient <= tolerance,
+        # As the optimiser compares: rounding must not part the two.
+        converged=largest <= tolerance * problem.num_images,
     )

@@ -4,7 +4,7 @@
     rank 0           rank 1      rank 2            rank 0
 
 Values are taken from strong to weak in blocks; within a block each fit starts where the one before
-ended, which takes about a third of the steps of one that starts without weights. Blocks are the
+ended, which takes about half the steps of one that starts without weights. Blocks are the
 same whatever the number of ranks, so that it does not change the results; ranks take them in turn.
 The ranks wait for each other once, at the end, to learn of all trials.
 """
