@@ -17,6 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from online_synclr.config.errors import ConfigError
 from online_synclr.config.schema import ShareChange
+from online_synclr.paths import find_shipped
+from online_synclr.stream.messages import MAX_SOURCE_NAME, MAX_SOURCES
 
 Shares = dict[str, float]
 """By source; they add up to 1."""
@@ -27,13 +29,14 @@ _CHANGES: TypeAdapter[tuple[ShareChange, ...]] = TypeAdapter(tuple[ShareChange, 
 
 
 def bank_shares(path: Path) -> Shares:
-    """The shares that a concept bank's own file gives its sources.
+    """The shares that a concept bank's own file gives its sources; the file may be a shipped one.
 
     Raises:
         ConfigError: they cannot be read from it.
     """
     try:
-        sources = yaml.safe_load(path.read_text(encoding="utf-8"))["sources"]
+        text = find_shipped(path, Path.cwd()).read_text(encoding="utf-8")
+        sources = yaml.safe_load(text)["sources"]
         shares = {str(name): float(entry["share"]) for name, entry in sources.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ConfigError(
@@ -70,6 +73,11 @@ def check_changes(bank: Shares, changes: Sequence[ShareChange], key: str = KEY) 
     Raises:
         ConfigError: one sentence that begins with `key`.
     """
+    if changes and (len(bank) > MAX_SOURCES or max(map(len, bank)) > MAX_SOURCE_NAME):
+        raise ConfigError(
+            f"{key}: generators can be told of at most {MAX_SOURCES} sources with names of at most "
+            f"{MAX_SOURCE_NAME} letters; put lists of captions.bank together or shorten names."
+        )
     for before, after in pairwise(changes):
         if after.step <= before.step:
             raise ConfigError(

@@ -77,6 +77,13 @@ def test_changes_that_cannot_be_followed_are_refused(
     assert words in str(refused.value)
 
 
+def test_more_sources_than_a_message_holds_are_refused() -> None:
+    bank = {f"source {number}": 1 / 257 for number in range(257)}
+    check_changes(bank, [])
+    with pytest.raises(ConfigError, match="at most 256 sources"):
+        check_changes(bank, [change(5)])
+
+
 @pytest.mark.parametrize(
     "text", ["cars: 0.5", "- {shares: {cars: 2}, step: 1}", "- {step: 1}", "[", "- 3", "\0"]
 )

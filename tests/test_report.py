@@ -147,9 +147,9 @@ def test_with_a_frozen_teacher_its_loss_is_told() -> None:
 
 def test_shares_of_the_sources_stand_beside_what_was_trained_on() -> None:
     clock = Clock()
-    in_force = {"cars": 0.4, "a/b": 0.6}
+    in_force, before = {"cars": 0.4, "a/b": 0.6}, {"cars": 5, "a/b": 5, "(other)": 0}
     figures = Figures(Config(), Totals(), clock=clock, shares_in_force=lambda step: in_force)
-    figures.start(msgspec.structs.replace(merge([make_report()]), sources={"cars": 5, "a/b": 5}), 0)
+    figures.start(msgspec.structs.replace(merge([make_report()]), sources=before), 0)
     clock.now_s += 10.0
     reports = [
         msgspec.structs.replace(make_report(), sources={"cars": 8, "a/b": 4, "(other)": 0}),

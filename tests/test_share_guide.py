@@ -134,6 +134,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         schedule_file(path, [])
 
 
+def test_a_file_that_cannot_be_read_any_more_is_said_once(tmp_path: Path) -> None:
+    path, said = tmp_path / "share_schedule.yaml", []
+    file = schedule_file(path, said)
+    path.mkdir()
+    assert [file.look() for _ in range(3)] == ["", "", ""]
+    (line,) = said
+    assert "cannot be read" in line
+
+
 def test_all_trainers_take_the_same_steps() -> None:
     """Trainer 0's text decides on each, whatever their own settings' order of hearing."""
     text = "- {step: 4, ramp_steps: 4, shares: {cars: 0.9}}\n"

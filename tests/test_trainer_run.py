@@ -350,12 +350,19 @@ def test_pictures_and_knn_are_logged(tmp_path: Path) -> None:
         "knn_neighbours": 3,
         "knn_every_steps": 2,
         "samples_every_steps": 2,
+        "embeddings_every_steps": 3,
+        "max_probe_share": 1e9,  # however slow the machine is
     }
-    config = make_config(tmp_path / "run", steps=4, monitor=monitor)
+    config = make_config(tmp_path / "run", steps=6, monitor=monitor)
     code, summary, rows = play(config)
     assert code == 0
-    measured = [row["step"] for row in rows if "knn/accuracy" in row]
-    assert measured == [0, 2, 4]
+    measured = [(row["step"], row["knn/of_step"]) for row in rows if "knn/accuracy" in row]
+    # Eight pictures, six after each step, and the step after that they are compared.
+    assert measured == [(0, 0), (4, 2), (6, 6)]
+    embedded = [row for row in rows if "embeddings/rankme" in row]
+    assert [row["step"] for row in embedded] == [3, 6]
+    assert all(1 < row["embeddings/rankme"] <= 16 for row in embedded)
+    assert all(0 <= row["embeddings/alignment"] <= 4 for row in embedded)
     assert summary.knn_before is not None
     assert summary.knn_after is not None
     pictures = sorted(path.name for path in (config.run.dir / "samples").iterdir())

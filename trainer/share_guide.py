@@ -3,8 +3,8 @@
     settings, or share_schedule.yaml (trainer 0 reads it) --gathered with the figures--> all
     trainers: the same changes from the same step on --PROGRESS--> their engines
 
-Each trainer tells the generators that it serves. Nothing here waits, but for `agree_on_changes` at
-the start of the run.
+Each trainer tells the generators that it serves. Nothing here waits, but for `build_share_guide`
+at the start of an attempt.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,6 +44,7 @@ class ScheduleFile:
         self._path = path
         self._bank = bank
         self._say = say
+        self._fault = ""
         self._seen = self._read()
         self.text = self._checked(self._seen)
 
@@ -56,8 +57,11 @@ class ScheduleFile:
             self._seen = seen
             self.text = self._checked(seen)
         except ConfigError as error:
-            self._say(f"{error} The shares stay as they were.")
+            if str(error) != self._fault:
+                self._fault = str(error)
+                self._say(f"{error} The shares stay as they were.")
         else:
+            self._fault = ""
             self._say(self._news())
         return self.text
 

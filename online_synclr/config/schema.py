@@ -165,7 +165,7 @@ class ShareChange(Section):
     """A change of what part of the captions the sources of the concept bank have."""
 
     step: CountOrZero = Field(..., description="Steps done before it holds.")
-    shares: dict[Annotated[str, Field(min_length=1, max_length=256)], Share] = Field(
+    shares: dict[Annotated[str, Field(min_length=1, max_length=128)], Share] = Field(
         ...,
         description="By source, of all captions; sources that are not named have what is left, in "
         "the bank's proportions. None named: the bank's own shares again.",

@@ -44,7 +44,7 @@ MAX_SLOT_BYTES: Final = 2**40
 TOKEN_BYTES: Final = 16
 MAX_IN_RING: Final = 64
 MAX_SOURCES: Final = 256
-MAX_SOURCE_NAME: Final = 256
+MAX_SOURCE_NAME: Final = 128
 
 Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
