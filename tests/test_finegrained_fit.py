@@ -123,6 +123,17 @@ def test_a_fit_cut_short_says_so(features_ND: torch.Tensor, labels_N: torch.Tens
     assert whole.loss < short.loss
 
 
+def test_the_strongest_penalty_converges_with_classes_of_all_sizes() -> None:
+    """Weights are then a thousand times stiffer than biases, and features nearly alike."""
+    generator = torch.Generator().manual_seed(6)
+    common_N1 = torch.randn(300, 1, generator=generator, dtype=torch.float64)
+    own_ND = torch.randn(300, 40, generator=generator, dtype=torch.float64)
+    labels_N = torch.arange(300).sqrt().long() % 15
+    found = _fit(Problem(common_N1 + 0.1 * own_ND, labels_N, 15), 1e5, tolerance=1e-6)
+    assert found.converged
+    assert found.iterations < 100
+
+
 def test_a_class_without_images_is_never_predicted(
     features_ND: torch.Tensor, labels_N: torch.Tensor
 ) -> None:

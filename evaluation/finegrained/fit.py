@@ -32,7 +32,8 @@ class Classifier:
 class Fit:
     """A classifier, and how near to the optimum it is.
 
-    gradient: largest entry of the gradient of the mean loss. evaluations: of loss and gradient.
+    gradient: largest entry of the gradient of the mean loss, by biases and by weights in `_unit`.
+    evaluations: of loss and gradient.
     """
 
     classifier: Classifier
@@ -64,10 +65,11 @@ def fit(
         max_iterations: of L-BFGS. What has not converged by then is still returned.
     """
     begin = start or _shares_only(problem)
-    weight_CD = begin.weight_CD.clone().requires_grad_()
+    unit = _unit(problem, l2)
+    scaled_CD = (begin.weight_CD / unit).requires_grad_()
     bias_C = begin.bias_C.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [weight_CD, bias_C],
+        [scaled_CD, bias_C],
         max_iter=max_iterations,
         # Line searches take a little over one evaluation a step; the iterations are the limit.
         max_eval=4 * max_iterations + 25,
@@ -79,12 +81,22 @@ def fit(
 
     @torch.no_grad()
     def closure() -> torch.Tensor:
-        loss, weight_CD.grad, bias_C.grad = loss_and_gradient(problem, weight_CD, bias_C, l2)
+        loss, by_weight_CD, bias_C.grad = loss_and_gradient(problem, scaled_CD * unit, bias_C, l2)
+        scaled_CD.grad = by_weight_CD * unit
         return loss
 
     optimizer.step(closure)
-    classifier = Classifier(weight_CD.detach(), bias_C.detach())
+    classifier = Classifier(scaled_CD.detach() * unit, bias_C.detach())
     return _judge(problem, classifier, l2, tolerance, optimizer)
+
+
+def _unit(problem: Problem, l2: float) -> float:
+    """The unit that weights are measured in: the penalty's curvature is at most 1 an image in it.
+
+    Otherwise a strong penalty makes weights so much stiffer than biases that float64 cannot see the
+    loss change any more while the gradient is still above the tolerance.
+    """
+    return (1 + l2 / problem.num_images) ** -0.5
 
 
 def _shares_only(problem: Problem) -> Classifier:
@@ -106,10 +118,11 @@ def _judge(
     optimizer: torch.optim.LBFGS,
 ) -> Fit:
     """Convergence by the gradient where the optimiser stopped, not by what it says of itself."""
+    unit = _unit(problem, l2)
     loss, by_weight_CD, by_bias_C = loss_and_gradient(
         problem, classifier.weight_CD, classifier.bias_C, l2
     )
-    largest = torch.maximum(by_weight_CD.abs().max(), by_bias_C.abs().max()).item()
+    largest = torch.maximum(by_weight_CD.abs().max() * unit, by_bias_C.abs().max()).item()
     state = optimizer.state[optimizer.param_groups[0]["params"][0]]
     return Fit(
         classifier=classifier,
