@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from online_synclr.caption_identity import caption_id
+from online_synclr.config import Config
 from online_synclr.stream.group import Group, Recipe
 from trainer.arena import Arena
 from trainer.batch import BatchMaker, choose_images, concept_id, stack
@@ -133,7 +134,7 @@ def test_the_loop_samples_only_when_the_last_batch_was_read() -> None:
         return []
 
     parts = SimpleNamespace(
-        config=SimpleNamespace(trainer=SimpleNamespace(batch_groups=8)),
+        config=Config.model_validate({"trainer": {"batch_groups": 8}}),
         trainers=SimpleNamespace(size=2),
         batches=SimpleNamespace(wait_read=lambda: done.append("read")),
         intake=SimpleNamespace(try_sample=sample),

@@ -126,7 +126,7 @@ def add_ten(root: Path, name: str) -> None:
 
 
 def test_two_processes_lose_nothing_of_each_other(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=add_ten, args=(tmp_path, name)) for name in "ab"]
     for process in processes:
         process.start()

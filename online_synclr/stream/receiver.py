@@ -301,10 +301,11 @@ class Receiver:
         more = True
         while more and not self._stopping:
             with self._changed:
-                more = self._read_burst()
+                # In this order: whoever asks for a place after END was announced hears of it.
                 tasks, self._tasks = self._tasks, []
                 for task in tasks:
                     self._send(task())
+                more = self._read_burst()
                 self._send(self._side.issue_credits())
                 self._changed.notify_all()
             # Bursts take from all connections in turn: a flood on one hides no silence of others.
