@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from evaluation.data_sources.images import digest, digest_array
+from evaluation.data_sources.labelled import Labelled
 from evaluation.splits import Label
 
 
-class ArraySplit:
+class ArraySplit(Labelled):
     """uint8 images, grey (N, H, W) or RGB (N, H, W, 3), and a class's index of each."""
 
     def __init__(
@@ -24,15 +25,8 @@ class ArraySplit:
         labels: Sequence[int] | np.ndarray,
         class_names: Sequence[str],
     ) -> None:
-        self._name = name
+        super().__init__(name, torch.as_tensor(labels, dtype=torch.int64), class_names)
         self._images = images
-        self._labels = torch.as_tensor(labels, dtype=torch.int64)
-        self._class_names = tuple(class_names)
-
-    @property
-    def name(self) -> str:
-        """Of data set and split."""
-        return self._name
 
     @cached_property
     def identity(self) -> str:
@@ -41,20 +35,6 @@ class ArraySplit:
         labels = digest_array(self._labels.numpy())
         return digest(self._images.shape, pixels, labels, *self._class_names)
 
-    @property
-    def class_names(self) -> Sequence[str]:
-        """Names, by index."""
-        return self._class_names
-
-    @property
-    def labels(self) -> torch.Tensor:
-        """Of all images: int64 (N,)."""
-        return self._labels
-
-    def __len__(self) -> int:
-        """Images."""
-        return len(self._images)
-
     def __getitem__(self, index: int) -> tuple[Image.Image, Label]:
         """One image, RGB, and its label."""
-        return Image.fromarray(self._images[index]).convert("RGB"), int(self._labels[index])
+        return Image.fromarray(self._images[index]).convert("RGB"), self._label(index)

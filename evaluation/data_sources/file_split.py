@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from evaluation.data_sources.images import digest, digest_array, digest_files, open_rgb
+from evaluation.data_sources.labelled import Labelled
 from evaluation.splits import Label
 
 
-class FileSplit:
+class FileSplit(Labelled):
     """Images below `root`, by name. Small when pickled: names lie in one block of bytes.
 
     A list of a million strings would also be copied, page by page, into every worker process that
@@ -37,36 +38,15 @@ class FileSplit:
             files: N, relative to `root`; their order is the split's.
             labels: of each a class's index, or bool (N, C).
         """
-        self._name = name
+        super().__init__(name, torch.as_tensor(labels), class_names)
         self._root = root
         self._files = np.array([os.fsencode(file) for file in files], dtype=np.bytes_)
-        self._labels = torch.as_tensor(labels)
-        self._class_names = tuple(class_names)
-
-    @property
-    def name(self) -> str:
-        """Of data set and split."""
-        return self._name
 
     @cached_property
     def identity(self) -> str:
         """Hex digest of names, sizes and times of the files, and of labels and classes."""
         files = digest_files(self._root, (os.fsdecode(file) for file in self._files))
         return digest(files, digest_array(self._labels.numpy()), *self._class_names)
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """C names, by index."""
-        return self._class_names
-
-    @property
-    def labels(self) -> torch.Tensor:
-        """Of all images, without reading one: int64 (N,) or bool (N, C)."""
-        return self._labels
-
-    def __len__(self) -> int:
-        """Images."""
-        return len(self._files)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Label]:
         """One image, RGB, and its label.
@@ -75,5 +55,4 @@ class FileSplit:
             EvaluationError: the file is missing or no image.
         """
         path = self._root / os.fsdecode(self._files[index])
-        label = self._labels[index]
-        return open_rgb(path, str(path)), label if label.ndim else int(label)
+        return open_rgb(path, str(path)), self._label(index)

@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 from evaluation.data_sources.images import digest, digest_array, digest_files, open_rgb
+from evaluation.data_sources.labelled import Labelled
 from evaluation.errors import EvaluationError
 from evaluation.splits import Label
 
 
-class RowSplit:
+class RowSplit(Labelled):
     """Decodes the image column itself, so that a bad image is named and others stay readable.
 
     Pickled it is a reference to the table's files, not their contents.
@@ -33,19 +34,12 @@ class RowSplit:
         """`table`: a `datasets.Dataset` with N rows. labels: int64 (N,) or bool (N, C)."""
         import datasets
 
-        self._name = name
+        super().__init__(name, labels, class_names)
         self._fingerprint = str(table._fingerprint)
         undecoded = table.with_format(None).select_columns([image_column])
         self._table = undecoded.cast_column(image_column, datasets.Image(decode=False))
         self._files = tuple(str(file["filename"]) for file in table.cache_files)
         self._image_column = image_column
-        self._labels = labels
-        self._class_names = tuple(class_names)
-
-    @property
-    def name(self) -> str:
-        """Of data set and split."""
-        return self._name
 
     @cached_property
     def identity(self) -> str:
@@ -62,20 +56,6 @@ class RowSplit:
             *self._class_names,
         )
 
-    @property
-    def class_names(self) -> Sequence[str]:
-        """C names, by index."""
-        return self._class_names
-
-    @property
-    def labels(self) -> torch.Tensor:
-        """Of all images, without reading one: int64 (N,) or bool (N, C)."""
-        return self._labels
-
-    def __len__(self) -> int:
-        """Images."""
-        return len(self._labels)
-
     def __getitem__(self, index: int) -> tuple[Image.Image, Label]:
         """One image, RGB, and its label.
 
@@ -87,5 +67,4 @@ class RowSplit:
         if cell is None:
             raise EvaluationError(f"there is no image {shown}; filter such rows out.")
         content = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"])
-        label = self._labels[index]
-        return open_rgb(content, shown), label if label.ndim else int(label)
+        return open_rgb(content, shown), self._label(index)
