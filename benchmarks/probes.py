@@ -26,6 +26,8 @@ from trainer.shared_knn import build_shared_knn
 from trainer.step import TrainStep
 
 NO_LIMIT = "monitor.max_probe_share=1.0"
+PROBED = ("knn", "embeddings", "both")
+"""The first two without a limit, both within their share."""
 HEAD = ("probes", "step", "extra", "told", "longest step / median one")
 
 
@@ -88,10 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     embeddings = f"monitor.embeddings_every_steps={options.every}"
     cases = {
         "none": none,
-        "kNN": (*none, knn, NO_LIMIT),
+        "knn": (*none, knn, NO_LIMIT),
         "embeddings": (*none, embeddings, NO_LIMIT),
-        "both, within their share": (*none, knn, embeddings),
+        "both": (*none, knn, embeddings),
     }
+    cases = {name: cases[name] for name in cases if name in ("none", *options.cases)}
     config = size.config()
     alone = Trainers(index=0, size=1, device=device)
     train = TrainStep(config, model=build_networks(config, device), trainers=alone, incarnation=1)
@@ -123,6 +126,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=0, help="a step; 0: as fits the model")
     parser.add_argument("--steps", type=int, default=120, help="of a block")
     parser.add_argument("--every", type=int, default=60, help="steps between probes")
+    parser.add_argument("--cases", nargs="+", default=[*PROBED], choices=PROBED, help="beside none")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--clock", default="wall", choices=sorted(CLOCKS))
     parser.add_argument("--device", default=device)
