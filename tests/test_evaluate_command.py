@@ -198,12 +198,15 @@ def test_the_command_loads_torch_only_for_its_work() -> None:
 
 
 ON_RANKS = """
+import signal
 import sys
 from evaluation import evaluate as work
 from evaluation.tasks import knn as knn_task
 from online_synclr.__main__ import main
 from tests import test_evaluate_command as fakes
 
+# A shell that starts the tests in its background has them ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 work.load_backbone, knn_task.load_data = fakes.fake_backbone, fakes.fake_data
 sys.exit(main(["evaluate", "--device", "cpu", "--threads", "1", *sys.argv[1:]]))
 """

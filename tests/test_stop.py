@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -41,6 +42,15 @@ def stuck(grace_s: float, phase: str) -> "subprocess.Popen[str]":
     return process
 
 
+@pytest.fixture
+def no_nohup() -> Iterator[None]:
+    """Under nohup the signal that it ignores stays ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("no_nohup")
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_every_stop_signal_is_a_request(number: signal.Signals) -> None:
     before = signal.getsignal(number)
