@@ -4,10 +4,12 @@
     python -m online_synclr --config ... --dry-run
     python -m online_synclr keys DIR [NAME ...]
     python -m online_synclr generate --connect ADDRESS --config ... key=value ...
+    python -m online_synclr plan --config ... --gpus 8
     python -m online_synclr ledger RUN
-    torchrun --nproc_per_node=8 -m online_synclr finetune RUN --data DIR --out RUN2
     python -m online_synclr replay RUN --groups 10:20 --out DIR
     python -m online_synclr evaluate BACKBONE ... --task knn --data DATA
+    python -m online_synclr export RUN --out DIR
+    torchrun --nproc_per_node=8 -m online_synclr finetune RUN --data DIR --out RUN2
 
 A wrong setting ends with one line on standard error and exit code 2, before torch is imported.
 A role's package is imported only by the ranks that play it.
@@ -89,8 +91,8 @@ def _parser() -> argparse.ArgumentParser:
         "as section.key=value. Instead of all that: `keys DIR` makes keys for several hosts, "
         "`generate --connect ADDRESS` joins a running job as a generator, `ledger RUN` counts what "
         "a run trained on, `replay RUN` renders groups of it again, `plan` says how to split the "
-        "ranks, `evaluate BACKBONE` judges what was learned, `finetune RUN` goes on with labelled "
-        "images (each with --help).",
+        "ranks, `evaluate BACKBONE` judges what was learned, `export RUN` hands it to timm and "
+        "transformers, `finetune RUN` goes on with labelled images (each with --help).",
     )
     parser.add_argument("--config", type=Path, help="YAML file; shipped ones lie in configs/")
     parser.add_argument("--resume", help="auto, never, or a checkpoint (sets run.resume)")
